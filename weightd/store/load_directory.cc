@@ -1,0 +1,56 @@
+// ModelStore::LoadDirectory.
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "weightd/store/model_store.h"
+#include "weightd/store/model_table.h"
+#include "weightd/store/shard_names.h"
+
+namespace gguf_offload::store {
+namespace {
+
+// The folder's *.gguf entries of any kind, sorted; what is not a readable file fails when it is
+// loaded and is listed so.
+absl::StatusOr<std::set<std::string>> GgufPaths(std::string_view folder) {
+  std::set<std::string> paths;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(std::filesystem::path(folder), error), end;
+       !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (name[0] != '.' && name.ends_with(".gguf")) paths.insert(it->path().string());
+  }
+  if (error) {
+    return absl::NotFoundError(
+        absl::StrCat(std::string(folder), ": cannot be read as a folder: ", error.message()));
+  }
+  return paths;
+}
+
+}  // namespace
+
+absl::StatusOr<size_t> ModelStore::LoadDirectory(std::string_view folder) {
+  const auto paths = GgufPaths(folder);
+  if (!paths.ok()) return paths.status();
+  size_t loaded = 0;
+  std::set<std::string> names;
+  for (const std::string& path : *paths) {
+    const auto shard = ParseShardName(path);
+    // The first shard brings the others. Without it, the first of those that are there is tried,
+    // so that the model is listed as failed.
+    if (shard.has_value() && shard->number != 1 && paths->contains(shard->Sibling(1))) continue;
+    const std::string name = ModelNameOf(path);
+    if (!names.insert(name).second) {
+      impl_->Log(absl::StrCat(path, ": not loaded, as another file of this folder is named '", name,
+                              "' already"));
+      continue;
+    }
+    if (Load(name, path).ok()) ++loaded;
+  }
+  return loaded;
+}
+
+}  // namespace gguf_offload::store
