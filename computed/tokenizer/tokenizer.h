@@ -1,0 +1,62 @@
+// Text to token ids and back, as the GGUF metadata of a model define it. The measure of correctness
+// is llama.cpp: for the same file and text the ids are the same.
+#ifndef COMPUTED_TOKENIZER_TOKENIZER_H_
+#define COMPUTED_TOKENIZER_TOKENIZER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gguf_offload/v1/model.pb.h"
+
+namespace gguf_offload {
+
+struct EncodeOptions {
+  // Put BOS in front and EOS behind where the model wants them (adds_bos(), adds_eos()).
+  bool add_special = false;
+  // Read the texts of control tokens, such as "<|im_start|>", as these tokens. Otherwise they are
+  // ordinary text, which is what text from users must be.
+  bool parse_special = false;
+};
+
+// Immutable, thread safe.
+class Tokenizer {
+ public:
+  // Supports `tokenizer.ggml.model` "llama" (SentencePiece) and "gpt2" (byte-level BPE with the
+  // pre-tokenizers that pre_tokenizer.cc lists). InvalidArgument naming the metadata key if the
+  // vocabulary is malformed or of another kind. Keeps nothing of `manifest`.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const v1::Manifest& manifest);
+
+  virtual ~Tokenizer() = default;
+
+  // `text` may be any bytes. Those that are no valid UTF-8 are encoded byte by byte.
+  virtual std::vector<int32_t> Encode(std::string_view text,
+                                      const EncodeOptions& options) const = 0;
+
+  // The bytes that a token adds to the output; a character may be spread over several tokens.
+  // Control and unknown tokens add nothing unless `render_special`. Ids out of range add nothing.
+  virtual std::string TokenBytes(int32_t id, bool render_special = false) const = 0;
+
+  // The text of a whole sequence. Where Encode puts a space in front of a text (add_space_prefix),
+  // it is taken away again.
+  virtual std::string Decode(std::span<const int32_t> ids, bool render_special = false) const = 0;
+
+  virtual int32_t vocab_size() const = 0;
+  virtual std::optional<int32_t> bos() const = 0;
+  virtual std::optional<int32_t> eos() const = 0;
+  virtual bool adds_bos() const = 0;
+  virtual bool adds_eos() const = 0;
+  virtual bool adds_space_prefix() const = 0;
+
+  // True for EOS, end of turn, end of message, and tokens known by name to end an answer.
+  virtual bool IsEndOfGeneration(int32_t id) const = 0;
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_TOKENIZER_TOKENIZER_H_

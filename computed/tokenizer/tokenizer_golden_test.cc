@@ -1,0 +1,62 @@
+// Every vocabulary and text of tests/testdata/golden/tokenizers, against the ids of llama.cpp.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "computed/tokenizer/testing/manifests.h"
+#include "computed/tokenizer/tokenizer.h"
+
+namespace gguf_offload {
+namespace {
+
+using nlohmann::json;
+
+json LoadCases() {
+  std::ifstream file("tests/testdata/golden/tokenizers/cases.json");
+  return json::parse(file);
+}
+
+TEST(TokenizerGoldenTest, IdsAreThoseOfLlamaCpp) {
+  const json cases = LoadCases();
+  const EncodeOptions options{.add_special = cases.at("add_special"),
+                              .parse_special = cases.at("parse_special")};
+  const std::vector<std::string> texts = cases.at("texts");
+  ASSERT_EQ(texts.size(), 76u);
+  ASSERT_EQ(cases.at("expected").size(), 7u);
+  for (const json& expected : cases.at("expected")) {
+    const std::string vocabulary = expected.at("vocab");
+    SCOPED_TRACE(vocabulary);
+    const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+        Tokenizer::Create(LoadGoldenManifest(vocabulary));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    ASSERT_EQ(expected.at("ids").size(), texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const std::vector<int32_t> ids = (*tokenizer)->Encode(texts[i], options);
+      EXPECT_EQ(ids, expected.at("ids")[i].get<std::vector<int32_t>>()) << texts[i];
+      EXPECT_EQ((*tokenizer)->Decode(ids, /*render_special=*/true), texts[i]);
+    }
+  }
+}
+
+TEST(TokenizerGoldenTest, EveryByteStringSurvives) {
+  const json cases = LoadCases();
+  for (const json& expected : cases.at("expected")) {
+    const std::string vocabulary = expected.at("vocab");
+    SCOPED_TRACE(vocabulary);
+    const std::unique_ptr<Tokenizer> tokenizer = *Tokenizer::Create(LoadGoldenManifest(vocabulary));
+    std::string all_bytes;
+    for (int byte = 0; byte < 256; ++byte) all_bytes.push_back(static_cast<char>(byte));
+    for (const std::string& text :
+         {all_bytes, std::string("\xFF\xFE ok \xC3"), std::string("\xE4\xB8 a\xE4\xB8\xAD"),
+          std::string("\xED\xA0\x80 \xC0\x80 \xF4\x90\x80\x80"), std::string(3, '\0')}) {
+      EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text, EncodeOptions{})), text);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gguf_offload

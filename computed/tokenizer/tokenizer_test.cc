@@ -1,0 +1,298 @@
+#include "computed/tokenizer/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "computed/tokenizer/testing/manifests.h"
+
+namespace gguf_offload {
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+std::unique_ptr<Tokenizer> CreateOrDie(const v1::Manifest& manifest) {
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Create(manifest);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+constexpr char kMark[] = "\xE2\x96\x81";  // U+2581
+std::string Marked(const std::string& text) { return kMark + text; }
+
+// Ids: 259 "▁", 260 "▁a", 261 "ab", 262 "b", 263 "a", 264 "▁ab".
+v1::Manifest SmallSentencePiece() {
+  return SentencePieceManifest(
+      {{kMark, 1}, {Marked("a"), 1}, {"ab", 1}, {"b", 1}, {"a", 1}, {Marked("ab"), 1}});
+}
+
+TEST(SentencePieceTest, HighestScoreMergesFirst) {
+  const auto tokenizer = CreateOrDie(SmallSentencePiece());
+  // ▁ a b: "▁a" (-1) beats "ab" (-2), then "▁ab" is formed.
+  EXPECT_EQ(tokenizer->Encode("ab", {}), Ids({264}));
+  // The second "ab" has no space before it.
+  EXPECT_EQ(tokenizer->Encode("abab", {}), Ids({264, 261}));
+}
+
+TEST(SentencePieceTest, EqualScoresMergeLeftmostFirst) {
+  v1::Manifest manifest = SentencePieceManifest({{kMark, 1}, {"a", 1}, {"aa", 1}});
+  SetBool(&manifest, "tokenizer.ggml.add_space_prefix", false);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("aaa", {}), Ids({261, 260}));
+}
+
+TEST(SentencePieceTest, UnknownCharactersBecomeBytes) {
+  const auto tokenizer = CreateOrDie(SmallSentencePiece());
+  EXPECT_EQ(tokenizer->Encode("\xC3\xA9", {}), Ids({259, 3 + 0xC3, 3 + 0xA9}));
+  EXPECT_EQ(tokenizer->Encode("\n", {}), Ids({259, 3 + 0x0A}));
+}
+
+TEST(SentencePieceTest, WithoutByteTokensACharacterIsUnknown) {
+  v1::Manifest manifest;
+  SetString(&manifest, "tokenizer.ggml.model", "llama");
+  SetStrings(&manifest, "tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "a"});
+  SetFloats(&manifest, "tokenizer.ggml.scores", {0, 0, 0, -1});
+  SetInts(&manifest, "tokenizer.ggml.token_type", {2, 3, 3, 1});
+  SetBool(&manifest, "tokenizer.ggml.add_space_prefix", false);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("a\xE4\xB8\xAD"
+                                          "a",
+                                          {}),
+            Ids({3, 0, 3}));
+}
+
+TEST(SentencePieceTest, SpacePrefixFollowsSpecialTokensToo) {
+  const auto tokenizer = CreateOrDie(SmallSentencePiece());
+  EXPECT_TRUE(tokenizer->adds_space_prefix());
+  const EncodeOptions parse{.add_special = false, .parse_special = true};
+  EXPECT_EQ(tokenizer->Encode("ab</s>ab", parse), Ids({264, 2, 264}));
+  v1::Manifest manifest = SmallSentencePiece();
+  SetBool(&manifest, "tokenizer.ggml.add_space_prefix", false);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab</s>ab", parse), Ids({261, 2, 261}));
+}
+
+TEST(SentencePieceTest, RemovesExtraSpacesOnlyIfAsked) {
+  EXPECT_EQ(CreateOrDie(SmallSentencePiece())->Encode("  a  b ", {}),
+            Ids({259, 259, 260, 259, 259, 262, 259}));
+  v1::Manifest manifest = SmallSentencePiece();
+  SetBool(&manifest, "tokenizer.ggml.remove_extra_whitespaces", true);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("  a  b ", {}), Ids({260, 259, 262}));
+}
+
+TEST(SentencePieceTest, BosByDefaultAndEosOnDemand) {
+  const EncodeOptions special{.add_special = true, .parse_special = false};
+  const auto tokenizer = CreateOrDie(SmallSentencePiece());
+  EXPECT_EQ(tokenizer->Encode("", special), Ids({1}));
+  EXPECT_EQ(tokenizer->Encode("", {}), Ids());
+  EXPECT_EQ(tokenizer->Encode("ab", special), Ids({1, 264}));
+  v1::Manifest manifest = SmallSentencePiece();
+  SetBool(&manifest, "tokenizer.ggml.add_bos_token", false);
+  SetBool(&manifest, "tokenizer.ggml.add_eos_token", true);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({264, 2}));
+}
+
+TEST(SentencePieceTest, OrdinaryTextNeverBecomesASpecialToken) {
+  // All that merging "</s>" would need is there, and its score is the best of all.
+  const auto tokenizer = CreateOrDie(SentencePieceManifest(
+      {{kMark, 1}, {"</", 1}, {"s>", 1}, {"<", 1}, {"/", 1}, {"s", 1}, {">", 1}}));
+  EXPECT_EQ(tokenizer->Encode("</s>", {.parse_special = true}), Ids({2}));
+  const Ids ids = tokenizer->Encode("</s>", {});
+  EXPECT_EQ(ids, Ids({259, 260, 261}));
+  EXPECT_EQ(tokenizer->Decode(ids), "</s>");
+}
+
+TEST(SentencePieceTest, DecodeTakesThePrefixSpaceBack) {
+  const auto tokenizer = CreateOrDie(SmallSentencePiece());
+  EXPECT_EQ(tokenizer->TokenBytes(264), " ab");
+  EXPECT_EQ(tokenizer->Decode(Ids({264, 264})), "ab ab");
+  EXPECT_EQ(tokenizer->Decode(Ids({1, 264})), "ab");
+  EXPECT_EQ(tokenizer->Decode(Ids({1, 264}), /*render_special=*/true), "<s>ab");
+  EXPECT_EQ(tokenizer->Decode(Ids({263, 264})), "a ab");
+  EXPECT_EQ(tokenizer->Decode(Ids({3 + 0xC3, 3 + 0xA9})), "\xC3\xA9");
+}
+
+TEST(TokenizerTest, HiddenTokensAndIdsOutOfRangeAddNothing) {
+  const auto tokenizer = CreateOrDie(SentencePieceManifest({{"pad", 5}, {"x", 0}, {"user", 4}}));
+  EXPECT_EQ(tokenizer->vocab_size(), 262);
+  EXPECT_EQ(tokenizer->TokenBytes(0), "");
+  EXPECT_EQ(tokenizer->TokenBytes(1), "");
+  EXPECT_EQ(tokenizer->TokenBytes(1, /*render_special=*/true), "<s>");
+  EXPECT_EQ(tokenizer->TokenBytes(259), "");
+  EXPECT_EQ(tokenizer->TokenBytes(260), "");
+  EXPECT_EQ(tokenizer->TokenBytes(261), "user");
+  for (int32_t id : {-1, 262, INT32_MAX, INT32_MIN}) {
+    EXPECT_EQ(tokenizer->TokenBytes(id, true), "");
+    EXPECT_FALSE(tokenizer->IsEndOfGeneration(id));
+  }
+  EXPECT_EQ(tokenizer->Decode(Ids({-1, 262, 261})), "user");
+}
+
+// Ids: 256 "ab", 257 "abc", 258 "bc", 259 "<|im_end|>", 260 "<|user|>", 261 "abcd" unreachable.
+v1::Manifest SmallBpe(const std::string& pre) {
+  return BpeManifest(
+      pre, {{"ab", 1}, {"abc", 1}, {"bc", 1}, {"<|im_end|>", 3}, {"<|user|>", 4}, {"abcd", 1}},
+      {"b c", "a b", "a bc"});
+}
+
+TEST(ByteLevelBpeTest, LowestRankMergesFirst) {
+  const auto tokenizer = CreateOrDie(SmallBpe("qwen2"));
+  EXPECT_EQ(tokenizer->Encode("abc", {}), Ids({257}));
+  EXPECT_EQ(tokenizer->Encode("ab", {}), Ids({256}));
+  EXPECT_EQ(tokenizer->Encode("abcd", {}), Ids({257, 'd'}));
+  EXPECT_EQ(tokenizer->Encode(" abc", {}), Ids({' ', 257}));
+}
+
+TEST(ByteLevelBpeTest, LlamaBpeTakesWholeWordsWithoutMerging) {
+  const auto tokenizer = CreateOrDie(SmallBpe("llama-bpe"));
+  EXPECT_EQ(tokenizer->Encode("abcd", {}), Ids({261}));
+}
+
+TEST(ByteLevelBpeTest, ShortAndLongWordsMergeAlike) {
+  const auto tokenizer = CreateOrDie(SmallBpe("qwen2"));
+  for (size_t repeats = 1; repeats < 60; ++repeats) {
+    std::string word;
+    Ids expected;
+    for (size_t i = 0; i < repeats; ++i) {
+      word += "abca";
+      expected.insert(expected.end(), {257, 'a'});
+    }
+    EXPECT_EQ(tokenizer->Encode(word, {}), expected) << repeats;
+  }
+}
+
+TEST(ByteLevelBpeTest, AMergeThatIsNoTokenIsSpelledByItsBytes) {
+  const auto tokenizer = CreateOrDie(BpeManifest("qwen2", {}, {"a b"}));
+  EXPECT_EQ(tokenizer->Encode("ab", {}), Ids({'a', 'b'}));
+}
+
+TEST(ByteLevelBpeTest, OfRepeatedMergesTheFirstCounts) {
+  const auto tokenizer =
+      CreateOrDie(BpeManifest("qwen2", {{"ab", 1}, {"bc", 1}}, {"a b", "b c", "a b"}));
+  EXPECT_EQ(tokenizer->Encode("abc", {}), Ids({256, 'c'}));
+}
+
+TEST(ByteLevelBpeTest, BosOnlyWhereThePreTokenizerOrTheFileSaysSo) {
+  const EncodeOptions special{.add_special = true, .parse_special = false};
+  v1::Manifest manifest = SmallBpe("qwen2");
+  SetUnsigned(&manifest, "tokenizer.ggml.bos_token_id", 259);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({256}));
+  SetString(&manifest, "tokenizer.ggml.pre", "llama-bpe");
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({259, 256}));
+  SetBool(&manifest, "tokenizer.ggml.add_bos_token", false);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({256}));
+  SetString(&manifest, "tokenizer.ggml.pre", "qwen2");
+  SetBool(&manifest, "tokenizer.ggml.add_bos_token", true);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({259, 256}));
+  // No BOS id: llama-bpe's default cannot be followed.
+  EXPECT_EQ(CreateOrDie(SmallBpe("llama-bpe"))->Encode("ab", special), Ids({256}));
+}
+
+TEST(ByteLevelBpeTest, ControlTokensAreParsedOnlyOnDemand) {
+  const auto tokenizer = CreateOrDie(SmallBpe("qwen2"));
+  EXPECT_EQ(tokenizer->Encode("ab<|im_end|>ab", {.parse_special = true}), Ids({256, 259, 256}));
+  const Ids plain = tokenizer->Encode("ab<|im_end|>ab", {});
+  EXPECT_EQ(plain.size(), 12u);
+  for (int32_t id : plain) EXPECT_NE(id, 259);
+  for (bool parse : {false, true}) {
+    EXPECT_EQ(tokenizer->Encode("<|user|>ab", {.parse_special = parse}), Ids({260, 256}));
+  }
+}
+
+TEST(ByteLevelBpeTest, MergesCannotFormAControlToken) {
+  const auto tokenizer = CreateOrDie(BpeManifest("qwen2", {{"xy", 3}, {"zw", 3}}, {"x y", "z w"}));
+  EXPECT_EQ(tokenizer->Encode("xy", {}), Ids({'x', 'y'}));
+  const auto whole = CreateOrDie(BpeManifest("llama-bpe", {{"xy", 3}}, {}));
+  EXPECT_EQ(whole->Encode("xy", {}), Ids({'x', 'y'}));
+}
+
+TEST(TokenizerTest, EndOfGenerationByIdAndByName) {
+  v1::Manifest manifest = BpeManifest("qwen2",
+                                      {{"<|im_end|>", 1},
+                                       {"<|eot_id|>", 3},
+                                       {"<\xEF\xBD\x9C"
+                                        "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+                                        3},
+                                       {"</s>", 1},
+                                       {"stop", 3},
+                                       {"other", 3},
+                                       {"eot", 3},
+                                       {"<|fim_pad|>", 3}},
+                                      {});
+  SetUnsigned(&manifest, "tokenizer.ggml.eos_token_id", 260);
+  SetUnsigned(&manifest, "tokenizer.ggml.eot_token_id", 262);
+  const auto tokenizer = CreateOrDie(manifest);
+  for (int32_t id : {256, 257, 258, 259, 260, 262, 263}) {
+    EXPECT_TRUE(tokenizer->IsEndOfGeneration(id)) << id;
+  }
+  EXPECT_FALSE(tokenizer->IsEndOfGeneration(261));
+  EXPECT_FALSE(tokenizer->IsEndOfGeneration('a'));
+  EXPECT_EQ(tokenizer->eos(), 260);
+  EXPECT_EQ(tokenizer->bos(), std::nullopt);
+  // The name made it a control token.
+  EXPECT_EQ(tokenizer->TokenBytes(256), "");
+}
+
+TEST(TokenizerTest, HarmonyEndIsNotTheEnd) {
+  const auto tokenizer = CreateOrDie(BpeManifest(
+      "gpt-4o", {{"<|end|>", 3}, {"<|return|>", 3}, {"<|call|>", 3}, {"<|channel|>", 3}}, {}));
+  EXPECT_FALSE(tokenizer->IsEndOfGeneration(256));
+  EXPECT_TRUE(tokenizer->IsEndOfGeneration(257));
+  EXPECT_TRUE(tokenizer->IsEndOfGeneration(258));
+  EXPECT_EQ(tokenizer->TokenBytes(259), "<|channel|>");
+}
+
+// Quadratic time would take hours here.
+TEST(TokenizerTest, AMegabyteOfOneLetter) {
+  const std::string text(1 << 20, 'a');
+  std::vector<TestToken> tokens;
+  std::vector<std::string> merges;
+  for (size_t size = 2; size <= 1024; size *= 2) {
+    tokens.emplace_back(std::string(size, 'a'), 1);
+    merges.push_back(std::string(size / 2, 'a') + " " + std::string(size / 2, 'a'));
+  }
+  const int32_t longest = 256 + static_cast<int32_t>(tokens.size()) - 1;
+  for (const char* pre :
+       {"gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm", "deepseek-coder", "gpt-4o"}) {
+    EXPECT_EQ(CreateOrDie(BpeManifest(pre, tokens, merges))->Encode(text, {}), Ids(1024, longest))
+        << pre;
+  }
+  v1::Manifest manifest = SentencePieceManifest(tokens);
+  SetBool(&manifest, "tokenizer.ggml.add_space_prefix", false);
+  EXPECT_EQ(CreateOrDie(manifest)->Encode(text, {}), Ids(1024, longest + 3));
+}
+
+TEST(TokenizerTest, ManySpacesLineBreaksDigitsAndBrokenUtf8) {
+  for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm",
+                          "deepseek-coder", "gpt-4o", "default", "falcon", "kimi-k2"}) {
+    const auto tokenizer = CreateOrDie(BpeManifest(pre, {{"<|x|>", 3}}, {}));
+    for (const char* unit :
+         {" ", "\n", "7", "\xC3\xA9", "\xFF", " \t", "\xE2\x80\x8D", "'", "<|x|"}) {
+      std::string text;
+      while (text.size() < (1 << 17)) text += unit;
+      for (const std::string& tail :
+           {std::string(), std::string("\xE2\x80\x8D"), std::string("x")}) {
+        const Ids ids = tokenizer->Encode(text + tail, {.parse_special = true});
+        EXPECT_EQ(ids.size(), text.size() + tail.size()) << pre << " " << unit;
+      }
+    }
+  }
+}
+
+TEST(TokenizerTest, SeveralThreadsAtOnce) {
+  const auto tokenizer = CreateOrDie(LoadGoldenManifest("tiny-bpe.qwen2.gguf"));
+  const std::string text = "The quick brown fox; \xE4\xB8\xAD\xE6\x96\x87 12345 don't\n\n";
+  const Ids expected = tokenizer->Encode(text, {});
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(4, 0);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) wrong[t] += tokenizer->Encode(text, {}) != expected;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+}  // namespace
+}  // namespace gguf_offload
