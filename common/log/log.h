@@ -1,0 +1,58 @@
+// Structured log lines on standard error, one a record:
+//
+//   2026-11-23T01:02:03.456Z WARNING model quarantined model=demo why="file shrank"
+//
+//   Log(LogLevel::kWarning, "model quarantined", {{"model", name}, {"why", status}});
+//
+// Values are quoted when they need it, and control characters are escaped, so that nothing a peer
+// or a file says can forge a line. Thread safe: a record is one write(2).
+#ifndef COMMON_LOG_LOG_H_
+#define COMMON_LOG_LOG_H_
+
+#include <concepts>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace gguf_offload {
+
+enum class LogLevel { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3 };
+
+// A key and its value, as text.
+struct LogField {
+  LogField(std::string_view key, std::string_view value) : key(key), value(value) {}
+  LogField(std::string_view key, const std::string& value) : key(key), value(value) {}
+  LogField(std::string_view key, const char* value) : key(key), value(value) {}
+  LogField(std::string_view key, bool value) : key(key), value(value ? "true" : "false") {}
+  LogField(std::string_view key, const absl::Status& status)
+      : key(key), value(status.ToString(absl::StatusToStringMode::kDefault)) {}
+  template <typename T>
+  requires((std::integral<T> || std::floating_point<T>)&&!std::same_as<T, bool>)
+      LogField(std::string_view key, T value)
+      : key(key), value(absl::StrCat(value)) {}
+
+  std::string_view key;
+  std::string value;
+};
+
+// Writes one record, unless `level` is below the smallest level that is written.
+void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
+
+// The smallest level that is written; kInfo at first.
+void SetLogLevel(LogLevel level);
+
+// Takes the finished lines (without line feed) instead of standard error; null puts it back. The
+// sink is called from any thread, one call at a time.
+void SetLogSink(std::function<void(std::string_view line)> sink);
+
+// The line without its time: for tests and for other outputs.
+std::string FormatRecord(LogLevel level, std::string_view message,
+                         std::initializer_list<LogField> fields);
+
+}  // namespace gguf_offload
+
+#endif  // COMMON_LOG_LOG_H_

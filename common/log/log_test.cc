@@ -1,0 +1,71 @@
+#include "common/log/log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <vector>
+
+namespace gguf_offload {
+namespace {
+
+using ::testing::MatchesRegex;
+
+class LogTest : public ::testing::Test {
+ protected:
+  LogTest() {
+    SetLogSink([this](std::string_view line) { lines_.emplace_back(line); });
+  }
+  ~LogTest() override {
+    SetLogSink(nullptr);
+    SetLogLevel(LogLevel::kInfo);
+  }
+  std::vector<std::string> lines_;
+};
+
+TEST_F(LogTest, ALineHasTimeLevelMessageAndFields) {
+  Log(LogLevel::kInfo, "model loaded", {{"model", "demo"}, {"bytes", 7u}, {"warm", true}});
+  ASSERT_EQ(lines_.size(), 1u);
+  EXPECT_THAT(lines_[0],
+              MatchesRegex("[0-9-]+T[0-9:]+\\.[0-9][0-9][0-9]Z INFO model loaded model=demo "
+                           "bytes=7 warm=true"));
+}
+
+TEST_F(LogTest, ValuesAreQuotedWhenTheyNeedIt) {
+  EXPECT_EQ(FormatRecord(LogLevel::kError, "m", {{"a", "two words"}, {"b", ""}, {"c", "x\"y"}}),
+            "ERROR m a=\"two words\" b=\"\" c=\"x\\\"y\"");
+}
+
+TEST_F(LogTest, AValueCannotForgeALine) {
+  const std::string line = FormatRecord(LogLevel::kInfo, "m\nERROR x", {{"a", "b\n\x1b[2J"}});
+  EXPECT_EQ(line.find('\n'), std::string::npos);
+  EXPECT_EQ(line.find('\x1b'), std::string::npos);
+  EXPECT_EQ(line, "INFO m\\x0aERROR x a=\"b\\x0a\\x1b[2J\"");
+}
+
+TEST_F(LogTest, RecordsBelowTheLevelAreDropped) {
+  Log(LogLevel::kDebug, "unseen");
+  EXPECT_TRUE(lines_.empty());
+  SetLogLevel(LogLevel::kDebug);
+  Log(LogLevel::kDebug, "seen");
+  EXPECT_EQ(lines_.size(), 1u);
+}
+
+TEST_F(LogTest, AStatusIsAValue) {
+  EXPECT_EQ(FormatRecord(LogLevel::kInfo, "m", {{"why", absl::NotFoundError("gone")}}),
+            "INFO m why=\"NOT_FOUND: gone\"");
+}
+
+TEST_F(LogTest, ThreadsDoNotMixRecords) {
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([] {
+      for (int i = 0; i < 100; ++i) Log(LogLevel::kInfo, "record", {{"i", i}});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(lines_.size(), 400u);
+}
+
+}  // namespace
+}  // namespace gguf_offload

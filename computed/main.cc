@@ -1,0 +1,186 @@
+// computed: runs a model from a weight daemon's tensors.
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/flags/flag.h"
+#include "absl/flags/reflection.h"
+#include "absl/flags/usage.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "common/byte_size/byte_size.h"
+#include "common/daemon/daemon.h"
+#include "common/daemon/flags.h"
+#include "common/log/log.h"
+#include "computed/service/diagnostics_service.h"
+#include "computed/service/inference_service.h"
+#include "computed/worker_process.h"
+
+ABSL_FLAG(std::string, weights, "",
+          "Where the weights come from: unix:PATH shares the daemon's pages, HOST:PORT streams");
+ABSL_FLAG(std::string, model, "", "Name of the model at the weight daemon");
+ABSL_FLAG(std::string, listen, "127.0.0.1:7071", "HOST:PORT to serve on; port 0 picks a free one");
+ABSL_FLAG(std::string, backend, "auto", "auto, cpu or cuda");
+ABSL_FLAG(std::string, activations, "int8",
+          "Precision of activations in matrix products: int8 (fast) or float32 (exact)");
+ABSL_FLAG(int, threads, 0, "Threads of the CPU backend; 0: one for each core");
+ABSL_FLAG(int, context_tokens, 0,
+          "Longest sequence, prompt and answer; 0: the model's own limit, at most 4096");
+ABSL_FLAG(int, kv_tokens, 0, "Tokens that the KV cache holds for all sequences; 0: 4 x context");
+ABSL_FLAG(int, step_tokens, 256, "Most tokens that one step processes");
+ABSL_FLAG(int, max_sequences, 32, "Most requests running at once");
+ABSL_FLAG(int, max_waiting, 64, "Most requests waiting; more are turned away");
+ABSL_FLAG(std::string, host_memory, "",
+          "Memory for weights that are streamed, for example 6GiB; what does not fit is fetched "
+          "again in every step. Default: 70 % of what is available");
+ABSL_FLAG(absl::Duration, attach_timeout, absl::Seconds(60),
+          "How long to wait for the weight daemon at start");
+ABSL_FLAG(absl::Duration, grace, absl::Seconds(30),
+          "How long running requests may take to finish after SIGTERM");
+
+namespace gguf_offload {
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::cerr << "computed: " << status.message() << "\n";
+  return 1;
+}
+
+int CoresOfThisProcess() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+absl::StatusOr<WorkerOptions> OptionsFromFlags() {
+  const auto error = [](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  WorkerOptions options;
+  options.weights = absl::GetFlag(FLAGS_weights);
+  options.model = absl::GetFlag(FLAGS_model);
+  if (options.weights.empty()) return error("--weights=unix:PATH|HOST:PORT is missing");
+  if (options.model.empty()) return error("--model=NAME is missing");
+
+  const std::string backend = absl::GetFlag(FLAGS_backend);
+  if (backend == "cuda") return error("--backend=cuda: this binary has no CUDA backend");
+  if (backend != "auto" && backend != "cpu") {
+    return error("--backend=", backend, " is not auto, cpu or cuda");
+  }
+  const std::string activations = absl::GetFlag(FLAGS_activations);
+  if (activations != "int8" && activations != "float32") {
+    return error("--activations=", activations, " is not int8 or float32");
+  }
+  options.activations = activations == "int8" ? ActivationType::kInt8 : ActivationType::kFloat32;
+
+  const auto in_range = [](int value, int min, int max) { return value >= min && value <= max; };
+  options.threads = absl::GetFlag(FLAGS_threads);
+  if (!in_range(options.threads, 0, 1024)) return error("--threads is not 0 to 1024");
+  if (options.threads == 0) options.threads = CoresOfThisProcess();
+  options.context_tokens = absl::GetFlag(FLAGS_context_tokens);
+  if (!in_range(options.context_tokens, 0, 1 << 24))
+    return error("--context-tokens is out of range");
+  options.kv_tokens = absl::GetFlag(FLAGS_kv_tokens);
+  if (!in_range(options.kv_tokens, 0, 1 << 28)) return error("--kv-tokens is out of range");
+  options.step_tokens = absl::GetFlag(FLAGS_step_tokens);
+  if (!in_range(options.step_tokens, 1, 1 << 16)) return error("--step-tokens is not 1 to 65536");
+  options.max_sequences = absl::GetFlag(FLAGS_max_sequences);
+  if (!in_range(options.max_sequences, 1, options.step_tokens)) {
+    return error("--max-sequences is not 1 to --step-tokens");
+  }
+  options.max_waiting = absl::GetFlag(FLAGS_max_waiting);
+  if (!in_range(options.max_waiting, 1, 1 << 20)) return error("--max-waiting is out of range");
+  if (const std::string memory = absl::GetFlag(FLAGS_host_memory); !memory.empty()) {
+    absl::StatusOr<uint64_t> bytes = ParseByteSize(memory);
+    if (!bytes.ok()) return error("--host-memory: ", bytes.status().message());
+    options.host_memory = *bytes;
+  }
+  options.attach_timeout = absl::GetFlag(FLAGS_attach_timeout);
+  for (const char* name : {"weights", "model", "listen", "backend", "activations", "threads",
+                           "context_tokens", "kv_tokens", "step_tokens", "max_sequences",
+                           "max_waiting", "host_memory", "attach_timeout", "grace"}) {
+    options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
+        absl::FindCommandLineFlag(name)->CurrentValue();
+  }
+  return options;
+}
+
+// Ends the process on SIGTERM or SIGINT for as long as it lives: while the worker starts there is
+// nothing to finish. The signals must be blocked.
+class ExitOnSignal {
+ public:
+  ExitOnSignal() : thread_([this] { Wait(); }) {}
+  ~ExitOnSignal() {
+    done_.store(true);
+    thread_.join();
+  }
+
+ private:
+  void Wait() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    const timespec interval{.tv_sec = 0, .tv_nsec = 20'000'000};
+    while (!done_.load()) {
+      if (sigtimedwait(&signals, nullptr, &interval) > 0) _exit(0);
+    }
+  }
+
+  std::atomic<bool> done_{false};
+  std::thread thread_;
+};
+
+int Main(int argc, char** argv) {
+  absl::SetProgramUsageMessage(
+      "runs a model from a weight daemon's tensors.\n\n"
+      "  computed --weights=unix:PATH|HOST:PORT --model=NAME [--listen=HOST:PORT]\n\n"
+      "Dashes and underscores in flags' names are the same.");
+  if (absl::Status status = ParseFlags(CommandLine(argc, argv)); !status.ok()) {
+    return Fail(status);
+  }
+  absl::StatusOr<WorkerOptions> options = OptionsFromFlags();
+  if (!options.ok()) return Fail(options.status());
+  absl::StatusOr<HostPort> listen = ParseHostPort(absl::GetFlag(FLAGS_listen));
+  if (!listen.ok()) return Fail(listen.status());
+
+  BlockTerminationSignals();
+  CallGate gate;
+  std::unique_ptr<WorkerProcess> worker;
+  std::unique_ptr<InferenceServiceImpl> inference;
+  std::unique_ptr<WorkerDiagnosticsService> diagnostics;
+  std::unique_ptr<Daemon> daemon;
+  {
+    ExitOnSignal exit_on_signal;
+    absl::StatusOr<std::unique_ptr<WorkerProcess>> created =
+        WorkerProcess::Create(*std::move(options), &gate);
+    if (!created.ok()) return Fail(created.status());
+    worker = *std::move(created);
+    inference = std::make_unique<InferenceServiceImpl>(worker->view());
+    diagnostics = std::make_unique<WorkerDiagnosticsService>(worker->view());
+    absl::StatusOr<std::unique_ptr<Daemon>> started =
+        Daemon::Start({.listen = *listen,
+                       .services = {inference.get(), diagnostics.get()},
+                       .health_names = {"gguf_offload.v1.InferenceService"},
+                       .gate = &gate,
+                       .grace = absl::GetFlag(FLAGS_grace)});
+    if (!started.ok()) return Fail(started.status());
+    daemon = *std::move(started);
+  }
+  daemon->Announce();
+  const int code = daemon->ServeUntilSignal();
+  daemon.reset();
+  return code;
+}
+
+}  // namespace
+}  // namespace gguf_offload
+
+int main(int argc, char** argv) { return gguf_offload::Main(argc, argv); }

@@ -1,0 +1,69 @@
+// Reads a model's hyperparameters from the manifest's metadata, checking each: the file may say
+// anything. Errors name the model and the key.
+#ifndef COMPUTED_MODEL_HYPERPARAMETERS_H_
+#define COMPUTED_MODEL_HYPERPARAMETERS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+#include "absl/strings/string_view.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "gguf_offload/v1/model.pb.h"
+#include "kernels/ops/rope.h"
+
+namespace gguf_offload {
+
+// Metadata under one prefix. Keys without a dot-separated prefix of their own are looked up as
+// "<architecture>.<key>".
+class Metadata {
+ public:
+  // `manifest` must outlive this.
+  explicit Metadata(const v1::Manifest& manifest);
+
+  bool Has(absl::string_view key) const { return Find(key) != nullptr; }
+  // An integer within [min, max]; INVALID_ARGUMENT if it is missing, of another type or outside.
+  absl::StatusOr<int64_t> Integer(absl::string_view key, int64_t min, int64_t max) const;
+  // The same with a value for files that do not have the key. An array of equal values counts as
+  // that value (some files store per-layer head counts).
+  absl::StatusOr<int64_t> IntegerOr(absl::string_view key, int64_t fallback, int64_t min,
+                                    int64_t max) const;
+  // A finite number within [min, max].
+  absl::StatusOr<double> Number(absl::string_view key, double min, double max) const;
+  absl::StatusOr<double> NumberOr(absl::string_view key, double fallback, double min,
+                                  double max) const;
+  absl::StatusOr<bool> BoolOr(absl::string_view key, bool fallback) const;
+  absl::StatusOr<std::string> StringOr(absl::string_view key, absl::string_view fallback) const;
+
+ private:
+  const v1::MetadataValue* Find(absl::string_view key) const;
+  absl::Status Error(absl::string_view key, absl::string_view what) const;
+
+  const v1::Manifest& manifest_;
+};
+
+// What all transformer architectures have in common.
+struct TransformerShape {
+  int layers = 0;
+  int64_t embedding = 0;     // width of the residual stream
+  int64_t feed_forward = 0;  // width of the dense feed-forward
+  int64_t vocabulary = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int64_t key_dim = 0;    // a head's key and query
+  int64_t value_dim = 0;  // a head's value
+  int64_t context = 0;    // longest sequence the model was made for
+  float norm_epsilon = 0;
+};
+
+// Reads and checks them: 1 to 512 layers, heads that divide, everything positive and bounded.
+absl::StatusOr<TransformerShape> ReadTransformerShape(const v1::Manifest& manifest);
+
+// RoPE parameters from "rope.*" for heads `shape.key_dim` wide, without frequency factors.
+absl::StatusOr<RopeParameters> ReadRopeParameters(const v1::Manifest& manifest,
+                                                  const TransformerShape& shape);
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_MODEL_HYPERPARAMETERS_H_

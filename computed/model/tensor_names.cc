@@ -1,0 +1,24 @@
+#include "computed/model/tensor_names.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace gguf_offload {
+namespace {
+
+// In the order of TensorId.
+constexpr std::array<const char*, kTensorIdCount> kNames = {
+    "token_embd.weight",  "rope_freqs.weight",  "output_norm.weight", "output.weight",
+    "attn_norm.weight",   "attn_q.weight",      "attn_q.bias",        "attn_k.weight",
+    "attn_k.bias",        "attn_v.weight",      "attn_v.bias",        "attn_q_norm.weight",
+    "attn_k_norm.weight", "attn_output.weight", "attn_output.bias",   "ffn_norm.weight",
+    "ffn_gate.weight",    "ffn_gate.bias",      "ffn_up.weight",      "ffn_up.bias",
+    "ffn_down.weight",    "ffn_down.bias",
+};
+
+}  // namespace
+
+std::string TensorName(TensorId id, int layer) {
+  return layer < 0 ? std::string(kNames[id]) : absl::StrCat("blk.", layer, ".", kNames[id]);
+}
+
+}  // namespace gguf_offload

@@ -1,0 +1,56 @@
+// The tensors that models are made of, by what they do, and their names in GGUF files.
+#ifndef COMPUTED_MODEL_TENSOR_NAMES_H_
+#define COMPUTED_MODEL_TENSOR_NAMES_H_
+
+#include <array>
+#include <string>
+
+#include "computed/runtime/tensor.h"
+
+namespace gguf_offload {
+
+enum TensorId : int {
+  // Outside the layers.
+  kTokenEmbedding,
+  kRopeFrequencyFactors,
+  kOutputNorm,
+  kOutput,
+  // Attention.
+  kAttentionNorm,
+  kAttentionQ,
+  kAttentionQBias,
+  kAttentionK,
+  kAttentionKBias,
+  kAttentionV,
+  kAttentionVBias,
+  kAttentionQNorm,
+  kAttentionKNorm,
+  kAttentionOutput,
+  kAttentionOutputBias,
+  // Dense feed-forward.
+  kFfnNorm,
+  kFfnGate,
+  kFfnGateBias,
+  kFfnUp,
+  kFfnUpBias,
+  kFfnDown,
+  kFfnDownBias,
+  kTensorIdCount,
+};
+
+// "blk.<layer>.attn_q.weight", or for layer -1 the name of a tensor outside the layers.
+std::string TensorName(TensorId id, int layer);
+
+// The weights of one layer, or of one of the groups outside the layers, ready to be read.
+class LayerWeights {
+ public:
+  const Weight& operator[](TensorId id) const { return weights_[id]; }
+  Weight& operator[](TensorId id) { return weights_[id]; }
+
+ private:
+  std::array<Weight, kTensorIdCount> weights_;
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_MODEL_TENSOR_NAMES_H_

@@ -1,0 +1,43 @@
+// Decides where each tensor lives while the model runs.
+#ifndef COMPUTED_PLACEMENT_PLACEMENT_H_
+#define COMPUTED_PLACEMENT_PLACEMENT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "computed/model/model_tensors.h"
+#include "gguf_offload/v1/diagnostics.pb.h"
+
+namespace gguf_offload {
+
+struct PlacementOptions {
+  // The weight source shares its pages with this process: nothing needs to be fetched.
+  bool shared_pages = false;
+  // Bytes that fetched weights may take in all, the ring included.
+  uint64_t memory_budget = 0;
+  // Slots of the ring that streamed layers pass through.
+  int ring_slots = 3;
+};
+
+struct Placement {
+  // One entry for each tensor, in the order of ModelTensors.groups. A layer is streamed or resident
+  // as a whole, but for its vectors, which are always resident.
+  std::vector<std::vector<v1::Place>> places;
+  std::vector<bool> streamed_groups;  // (groups)
+  uint64_t slot_bytes = 0;            // size of a ring slot; 0 if nothing is streamed
+  int ring_slots = 0;
+
+  uint64_t shared_bytes = 0;
+  uint64_t resident_bytes = 0;
+  uint64_t streamed_bytes = 0;  // also the bytes fetched in every step
+};
+
+// RESOURCE_EXHAUSTED, with what is needed, if the budget cannot hold what has to be resident plus
+// the ring.
+absl::StatusOr<Placement> PlanPlacement(const ModelTensors& tensors,
+                                        const PlacementOptions& options);
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_PLACEMENT_PLACEMENT_H_

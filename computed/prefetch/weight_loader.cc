@@ -1,0 +1,229 @@
+#include "computed/prefetch/weight_loader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/quant/dequantize.h"
+
+namespace gguf_offload {
+namespace {
+
+// How long a fetch that was started ahead of its need may take before it is given up; whoever
+// needs the group then starts it again.
+constexpr absl::Duration kPrefetchPatience = absl::Seconds(60);
+
+// Tensors in fetched memory begin at cache lines.
+uint64_t Aligned(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+uint64_t GroupBytes(const std::vector<ModelTensor>& group) {
+  uint64_t bytes = 0;
+  for (const ModelTensor& tensor : group) {
+    if (!tensor.is_vector()) bytes += Aligned(tensor.bytes);
+  }
+  return bytes;
+}
+
+void Bind(LayerWeights& weights, const ModelTensor& tensor, quant::TensorType type,
+          const uint8_t* data) {
+  weights[tensor.id] = {.type = type,
+                        .data = data,
+                        .columns = tensor.columns,
+                        .rows = tensor.rows,
+                        .matrices = tensor.matrices};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(WeightSource& source,
+                                                                   const ModelTensors& tensors,
+                                                                   const Placement& placement) {
+  std::unique_ptr<WeightLoader> loader(new WeightLoader(source, tensors, placement));
+  loader->weights_.resize(tensors.groups.size());
+  if (absl::Status status = loader->AllocateMemory(); !status.ok()) return status;
+  if (absl::Status status = loader->LoadVectors(); !status.ok()) return status;
+
+  // Everything that can be fetched now is: residents in the order they are needed, then the ring.
+  const absl::Time deadline = absl::Now() + absl::Hours(1);
+  for (size_t group = 0; group < tensors.groups.size(); ++group) {
+    Destination& resident = loader->resident_[group];
+    if (resident.memory.size() > 0) {
+      loader->PointAt(group, resident.memory.data());
+      loader->StartFetch(group, resident, deadline);
+    }
+  }
+  for (size_t i = 0; i < loader->ring_.size() && i < loader->streamed_.size(); ++i) {
+    loader->StartFetch(loader->streamed_[i], loader->ring_[i], deadline);
+  }
+  return loader;
+}
+
+WeightLoader::~WeightLoader() {
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return under_way_ == 0; };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&idle));
+}
+
+absl::Status WeightLoader::AllocateMemory() {
+  const size_t groups = tensors_.groups.size();
+  resident_.resize(groups);
+  streamed_index_.assign(groups, -1);
+  for (size_t group = 0; group < groups; ++group) {
+    if (placement_.streamed_groups[group]) {
+      streamed_index_[group] = static_cast<int>(streamed_.size());
+      streamed_.push_back(static_cast<int>(group));
+    } else if (source_.MappedShard(0) == nullptr) {
+      absl::StatusOr<HostBuffer> memory = HostBuffer::Allocate(GroupBytes(tensors_.groups[group]));
+      if (!memory.ok()) return memory.status();
+      memory_bytes_ += memory->size();
+      resident_[group].memory = *std::move(memory);
+    }
+  }
+  ring_.resize(placement_.ring_slots);
+  uint64_t slot_bytes = 0;
+  for (int group : streamed_) {
+    slot_bytes = std::max(slot_bytes, GroupBytes(tensors_.groups[group]));
+  }
+  for (Destination& slot : ring_) {
+    absl::StatusOr<HostBuffer> memory = HostBuffer::Allocate(slot_bytes);
+    if (!memory.ok()) return memory.status();
+    memory_bytes_ += memory->size();
+    slot.memory = *std::move(memory);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::LoadVectors() {
+  struct Pending {
+    size_t group;
+    const ModelTensor* tensor;
+    std::vector<uint8_t> bytes;
+  };
+  std::vector<Pending> pending;
+  std::vector<WeightSource::Range> ranges;
+  for (size_t group = 0; group < tensors_.groups.size(); ++group) {
+    for (const ModelTensor& tensor : tensors_.groups[group]) {
+      const uint8_t* shard = source_.MappedShard(tensor.shard);
+      if (tensor.is_vector()) {
+        pending.push_back({group, &tensor, std::vector<uint8_t>(tensor.bytes)});
+        ranges.push_back({tensor.shard, tensor.offset, tensor.bytes, pending.back().bytes.data()});
+      } else if (shard != nullptr) {
+        Bind(weights_[group], tensor, tensor.type, shard + tensor.offset);
+      }
+    }
+  }
+  absl::Status status = source_.Read(std::move(ranges), absl::Now() + kPrefetchPatience);
+  if (!status.ok()) return status;
+  for (const Pending& vector : pending) {
+    std::vector<float>& values = vectors_.emplace_back(vector.tensor->columns);
+    quant::Dequantize(vector.tensor->type, vector.bytes.data(), values.size(), values.data());
+    memory_bytes_ += values.size() * sizeof(float);
+    Bind(weights_[vector.group], *vector.tensor, quant::TensorType::kF32,
+         reinterpret_cast<const uint8_t*>(values.data()));
+  }
+  return absl::OkStatus();
+}
+
+void WeightLoader::PointAt(int group, const uint8_t* base) {
+  for (const ModelTensor& tensor : tensors_.groups[group]) {
+    if (tensor.is_vector()) continue;
+    Bind(weights_[group], tensor, tensor.type, base);
+    base += Aligned(tensor.bytes);
+  }
+}
+
+void WeightLoader::StartFetch(int group, Destination& destination, absl::Time deadline) {
+  std::vector<WeightSource::Range> ranges;
+  uint8_t* next = destination.memory.data();
+  uint64_t bytes = 0;
+  for (const ModelTensor& tensor : tensors_.groups[group]) {
+    if (tensor.is_vector()) continue;
+    ranges.push_back({tensor.shard, tensor.offset, tensor.bytes, next});
+    next += Aligned(tensor.bytes);
+    bytes += tensor.bytes;
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    destination.group = group;
+    destination.state = FetchState::kUnderWay;
+    if (under_way_++ == 0) busy_since_ = absl::Now();
+  }
+  source_.ReadAsync(std::move(ranges), deadline, [this, &destination, bytes](absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    destination.state = FetchState::kDone;
+    destination.status = std::move(status);
+    if (destination.status.ok()) counters_.fetched_bytes += bytes;
+    if (--under_way_ == 0) busy_ += absl::Now() - busy_since_;
+  });
+}
+
+absl::Status WeightLoader::WaitFor(int group, Destination& destination, absl::Time deadline) {
+  const auto done = [&destination] { return destination.state != FetchState::kUnderWay; };
+  for (int attempt = 0;; ++attempt) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!done()) {
+        const absl::Time start = absl::Now();
+        const bool in_time = mutex_.AwaitWithDeadline(absl::Condition(&done), deadline);
+        counters_.wait_seconds += absl::ToDoubleSeconds(absl::Now() - start);
+        ++counters_.stalls;
+        if (!in_time) {
+          return absl::DeadlineExceededError("the weights did not arrive in time");
+        }
+      }
+      if (destination.group == group && destination.state == FetchState::kDone) {
+        if (destination.status.ok()) return absl::OkStatus();
+        // A fetch ahead of its need may have failed long ago; one more try tells what is so now.
+        if (attempt > 0 || absl::IsDataLoss(destination.status)) return destination.status;
+      }
+    }
+    StartFetch(group, destination, deadline);
+  }
+}
+
+WeightLoader::Destination& WeightLoader::RingSlot(int group) {
+  for (Destination& slot : ring_) {
+    absl::MutexLock lock(&mutex_);
+    if (slot.group == group) return slot;
+  }
+  // The step before was given up half way: the ring goes on from here.
+  return ring_[ring_next_];
+}
+
+absl::StatusOr<const LayerWeights*> WeightLoader::Acquire(int group, absl::Time deadline) {
+  if (streamed_index_[group] >= 0) {
+    Destination& slot = RingSlot(group);
+    ring_next_ = &slot - ring_.data();
+    if (absl::Status status = WaitFor(group, slot, deadline); !status.ok()) return status;
+    PointAt(group, slot.memory.data());
+  } else if (resident_[group].memory.size() > 0) {
+    if (absl::Status status = WaitFor(group, resident_[group], deadline); !status.ok()) {
+      return status;
+    }
+  }
+  return &weights_[group];
+}
+
+void WeightLoader::Release(int group) {
+  const int index = streamed_index_[group];
+  if (index < 0) return;
+  // The slot is free: the group that is as far ahead as there are slots comes into it.
+  const int next = streamed_[(index + ring_.size()) % streamed_.size()];
+  Destination& slot = ring_[ring_next_];
+  StartFetch(next, slot, absl::Now() + kPrefetchPatience);
+  ring_next_ = (ring_next_ + 1) % ring_.size();
+}
+
+double WeightLoader::bytes_per_second() const {
+  absl::MutexLock lock(&mutex_);
+  absl::Duration busy = busy_;
+  if (under_way_ > 0) busy += absl::Now() - busy_since_;
+  return busy <= absl::ZeroDuration() ? 0 : counters_.fetched_bytes / absl::ToDoubleSeconds(busy);
+}
+
+WeightLoader::Counters WeightLoader::counters() const {
+  absl::MutexLock lock(&mutex_);
+  return counters_;
+}
+
+}  // namespace gguf_offload

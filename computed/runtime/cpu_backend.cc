@@ -1,0 +1,145 @@
+#include "computed/runtime/cpu_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/ops/activation.h"
+#include "kernels/ops/embed.h"
+#include "kernels/ops/norm.h"
+#include "kernels/ops/vector.h"
+
+namespace gguf_offload {
+
+CpuBackend::CpuBackend(int threads, ActivationType activations)
+    : activations_(activations), pool_(threads), matmul_(pool_) {}
+
+absl::StatusOr<Matrix> CpuBackend::AllocateMatrix(int rows, int64_t columns,
+                                                  absl::string_view purpose) {
+  // Rows begin at cache lines.
+  const int64_t stride = (columns + 15) / 16 * 16;
+  absl::StatusOr<HostBuffer> buffer = HostBuffer::Allocate(rows * stride * sizeof(float));
+  if (!buffer.ok()) {
+    return absl::ResourceExhaustedError(absl::StrCat(purpose, ": ", buffer.status().message()));
+  }
+  activation_bytes_ += buffer->size();
+  activation_memory_.push_back(*std::move(buffer));
+  return Matrix{reinterpret_cast<float*>(activation_memory_.back().data()), rows, columns, stride};
+}
+
+absl::Status CpuBackend::AllocateKvCache(const KvShape& shape, int pages) {
+  // float32 where results are compared with float32 references, half the memory otherwise.
+  KvLayer layer{
+      .type = activations_ == ActivationType::kFloat32 ? KvType::kFloat32 : KvType::kFloat16,
+      .n_kv_heads = shape.kv_heads,
+      .k_dim = static_cast<int>(shape.key_dim),
+      .v_dim = static_cast<int>(shape.value_dim)};
+  const size_t key_bytes = (layer.PageKeyBytes() * pages + 63) / 64 * 64;
+  const size_t value_bytes = (layer.PageValueBytes() * pages + 63) / 64 * 64;
+  absl::StatusOr<HostBuffer> buffer =
+      HostBuffer::Allocate((key_bytes + value_bytes) * shape.layers);
+  if (!buffer.ok()) return buffer.status();
+  kv_memory_ = *std::move(buffer);
+  uint8_t* next = kv_memory_.data();
+  for (int i = 0; i < shape.layers; ++i) {
+    layer.keys = next;
+    layer.values = next + key_bytes;
+    next += key_bytes + value_bytes;
+    kv_layers_.push_back(layer);
+  }
+  return absl::OkStatus();
+}
+
+void CpuBackend::BeginStep(const StepBatch& batch) {
+  batch_ = &batch;
+  angles_of_ = nullptr;
+  sequences_.clear();
+  for (const StepBatch::Sequence& sequence : batch.sequences) {
+    sequences_.push_back({static_cast<size_t>(sequence.first_row), sequence.rows,
+                          sequence.first_position, sequence.pages.data()});
+  }
+}
+
+void CpuBackend::Embed(const Weight& table, Matrix out) {
+  if (out.stride == out.columns) {
+    EmbedRows(table.type, table.data, batch_->tokens.data(), out.rows, table.columns, out.data,
+              pool_);
+    return;
+  }
+  for (int row = 0; row < out.rows; ++row) {
+    EmbedRows(table.type, table.data, &batch_->tokens[row], 1, table.columns,
+              out.data + row * out.stride, pool_);
+  }
+}
+
+void CpuBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) {
+  gguf_offload::RmsNorm(x.data, x.stride, weight.floats(), epsilon, x.rows, x.columns, out.data,
+                        out.stride, pool_);
+}
+
+void CpuBackend::HeadRmsNorm(Matrix x, const Weight& weight, float epsilon) {
+  const int64_t head_dim = weight.columns;
+  RmsNormHeads(x.data, x.stride, head_dim, weight.floats(), epsilon, x.rows, x.columns / head_dim,
+               head_dim, pool_);
+}
+
+void CpuBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
+                            Matrix out) {
+  Add(residual, x);
+  RmsNorm(residual, weight, epsilon, out);
+}
+
+void CpuBackend::Add(Matrix residual, Matrix x) {
+  for (int row = 0; row < residual.rows; ++row) {
+    float* sum = residual.data + row * residual.stride;
+    gguf_offload::Add(sum, x.data + row * x.stride, residual.columns, sum);
+  }
+}
+
+void CpuBackend::Project(Matrix input, std::span<const Projection> projections) {
+  outputs_.clear();
+  for (const Projection& projection : projections) {
+    const Weight& weight = projection.weight;
+    outputs_.push_back({.weight = {weight.type, weight.data, weight.rows, weight.columns},
+                        .bias = projection.bias ? projection.bias.floats() : nullptr,
+                        .y = projection.output.data,
+                        .y_stride = projection.output.stride});
+  }
+  matmul_.Run(activations_, input.data, input.stride, input.rows, outputs_);
+}
+
+void CpuBackend::Rope(Matrix x, int64_t head_dim, const RopeFrequencies& frequencies,
+                      RopeStyle style) {
+  if (angles_of_ != &frequencies) {
+    angles_.Compute(frequencies, batch_->positions.data(), batch_->positions.size(), pool_);
+    angles_of_ = &frequencies;
+  }
+  gguf_offload::Rope(x.data, x.stride, head_dim, x.columns / head_dim, angles_, style, pool_);
+}
+
+void CpuBackend::WriteKv(int layer, Matrix keys, Matrix values) {
+  gguf_offload::WriteKv(keys.data, keys.stride, values.data, values.stride, sequences_,
+                        kv_layers_[layer], pool_);
+}
+
+void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
+  gguf_offload::Attention(query.data, query.stride, sequences_, kv_layers_[layer],
+                          {.n_heads = spec.heads,
+                           .scale = spec.scale,
+                           .window = spec.sliding_window,
+                           .sinks = spec.sinks == nullptr ? nullptr : spec.sinks->floats()},
+                          out.data, out.stride, attention_workspace_, pool_);
+}
+
+void CpuBackend::SwiGlu(Matrix gate, Matrix up) {
+  gguf_offload::SwiGlu(gate.data, gate.stride, up.data, up.stride, gate.rows, gate.columns,
+                       gate.data, gate.stride, pool_);
+}
+
+void CpuBackend::GatherRows(Matrix x, std::span<const int32_t> rows, Matrix out) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(out.data + i * out.stride, x.data + rows[i] * x.stride, x.columns * sizeof(float));
+  }
+}
+
+}  // namespace gguf_offload

@@ -1,0 +1,71 @@
+// The backend for machines without a GPU, and the oracle of the others: SIMD kernels on a pool of
+// threads, ordinary memory.
+//
+// Every row's result is bit-identical whatever other rows are in the step and whatever the number
+// of threads.
+#ifndef COMPUTED_RUNTIME_CPU_BACKEND_H_
+#define COMPUTED_RUNTIME_CPU_BACKEND_H_
+
+#include <memory>
+#include <vector>
+
+#include "computed/runtime/backend.h"
+#include "computed/runtime/host_buffer.h"
+#include "kernels/attention/attention.h"
+#include "kernels/attention/kv_cache.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/threading/thread_pool.h"
+
+namespace gguf_offload {
+
+class CpuBackend : public Backend {
+ public:
+  // `threads` >= 1.
+  CpuBackend(int threads, ActivationType activations);
+
+  absl::string_view name() const override { return "cpu"; }
+  absl::StatusOr<Matrix> AllocateMatrix(int rows, int64_t columns,
+                                        absl::string_view purpose) override;
+  absl::Status AllocateKvCache(const KvShape& shape, int pages) override;
+  uint64_t kv_cache_bytes() const override { return kv_memory_.size(); }
+  uint64_t activation_bytes() const override { return activation_bytes_; }
+
+  void BeginStep(const StepBatch& batch) override;
+  void Embed(const Weight& table, Matrix out) override;
+  void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) override;
+  void HeadRmsNorm(Matrix x, const Weight& weight, float epsilon) override;
+  void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
+                  Matrix out) override;
+  void Add(Matrix residual, Matrix x) override;
+  void Project(Matrix input, std::span<const Projection> projections) override;
+  void Rope(Matrix x, int64_t head_dim, const RopeFrequencies& frequencies,
+            RopeStyle style) override;
+  void WriteKv(int layer, Matrix keys, Matrix values) override;
+  void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
+  void SwiGlu(Matrix gate, Matrix up) override;
+  void GatherRows(Matrix x, std::span<const int32_t> rows, Matrix out) override;
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  float* HostRow(Matrix matrix, int row) override { return matrix.data + row * matrix.stride; }
+
+ private:
+  const ActivationType activations_;
+  ThreadPool pool_;
+  MatMul matmul_;
+  AttentionWorkspace attention_workspace_;
+
+  std::vector<HostBuffer> activation_memory_;
+  uint64_t activation_bytes_ = 0;
+  HostBuffer kv_memory_;
+  std::vector<KvLayer> kv_layers_;
+
+  // Of the step in progress.
+  const StepBatch* batch_ = nullptr;
+  std::vector<SequenceRows> sequences_;
+  RopeAngles angles_;
+  const RopeFrequencies* angles_of_ = nullptr;  // whose angles `angles_` holds
+  std::vector<MatMulOutput> outputs_;           // scratch of Project
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_RUNTIME_CPU_BACKEND_H_

@@ -1,0 +1,175 @@
+#include "computed/service/diagnostics_service.h"
+
+#include <grpcpp/alarm.h>
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/process/process.h"
+
+namespace gguf_offload {
+namespace {
+
+grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+// Records for a while, then sends the document in pieces.
+class TraceCall : public grpc::ServerWriteReactor<v1::CaptureTraceResponse> {
+ public:
+  TraceCall(Trace& trace, absl::Duration duration) : trace_(trace) {
+    if (!trace_.Start()) {
+      Finish({grpc::StatusCode::FAILED_PRECONDITION, "another capture is running"});
+      return;
+    }
+    alarm_.Set(absl::ToChronoTime(absl::Now() + duration), [this](bool) {
+      document_ = trace_.Stop();
+      SendNext();
+    });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish({grpc::StatusCode::CANCELLED, "the client has gone"});
+    SendNext();
+  }
+  void OnCancel() override { alarm_.Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  static constexpr size_t kPieceBytes = 1 << 20;
+
+  void SendNext() {
+    if (sent_ == document_.size()) return Finish(grpc::Status::OK);
+    response_.set_data(document_.substr(sent_, kPieceBytes));
+    sent_ += response_.data().size();
+    StartWrite(&response_);
+  }
+
+  Trace& trace_;
+  grpc::Alarm alarm_;
+  std::string document_;
+  size_t sent_ = 0;
+  v1::CaptureTraceResponse response_;
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetBuildInfo(
+    grpc::CallbackServerContext* context, const v1::GetBuildInfoRequest* request,
+    v1::GetBuildInfoResponse* response) {
+  FillBuildInfo("computed", *response);
+  response->set_simd_target(worker_.simd_target);
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetConfig(grpc::CallbackServerContext* context,
+                                                              const v1::GetConfigRequest* request,
+                                                              v1::GetConfigResponse* response) {
+  response->mutable_flags()->insert(worker_.flags.begin(), worker_.flags.end());
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetPlacement(
+    grpc::CallbackServerContext* context, const v1::GetPlacementRequest* request,
+    v1::GetPlacementResponse* response) {
+  const Placement& placement = *worker_.placement;
+  const int head = worker_.tensors->head_group();
+  for (int group = 0; group <= head; ++group) {
+    const std::vector<ModelTensor>& tensors = worker_.tensors->groups[group];
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      v1::TensorPlacement& out = *response->add_tensors();
+      out.set_name(tensors[i].name);
+      out.set_type_name(std::string(quant::FormatOf(tensors[i].type).name));
+      out.set_bytes(tensors[i].bytes);
+      out.set_layer(group == 0 || group == head ? -1 : group - 1);
+      out.set_place(placement.places[group][i]);
+    }
+  }
+  response->set_shared_bytes(placement.shared_bytes);
+  response->set_resident_bytes(placement.resident_bytes);
+  response->set_streamed_bytes(placement.streamed_bytes);
+  response->set_bytes_per_step(placement.streamed_bytes);
+  if (placement.streamed_bytes > 0) {
+    const double bandwidth = worker_.loader->bytes_per_second();
+    response->set_link_bytes_per_second(bandwidth);
+    if (bandwidth > 0) response->set_predicted_step_seconds(placement.streamed_bytes / bandwidth);
+  }
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetMemory(grpc::CallbackServerContext* context,
+                                                              const v1::GetMemoryRequest* request,
+                                                              v1::GetMemoryResponse* response) {
+  const auto add = [&](std::string purpose, uint64_t bytes, uint64_t used) {
+    v1::MemoryUse& use = *response->add_uses();
+    use.set_purpose(std::move(purpose));
+    use.set_bytes(bytes);
+    use.set_used_bytes(used);
+  };
+  const uint64_t kv_bytes = worker_.backend->kv_cache_bytes();
+  add("kv cache", kv_bytes,
+      kv_bytes / worker_.session->kv_pages_total() * worker_.session->kv_pages_used());
+  add("activations", worker_.backend->activation_bytes(), worker_.backend->activation_bytes());
+  add("weights held by the worker", worker_.loader->memory_bytes(), worker_.loader->memory_bytes());
+  if (worker_.placement->shared_bytes > 0) {
+    uint64_t mapped = 0;
+    for (const v1::ShardInfo& shard : worker_.source->manifest().shards()) mapped += shard.bytes();
+    add(absl::StrCat("mapped model ", worker_.source->manifest().name()), mapped,
+        worker_.placement->shared_bytes);
+  }
+  response->set_budget_bytes(worker_.memory_budget);
+  FillProcessMemory(*response);
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::ListSessions(
+    grpc::CallbackServerContext* context, const v1::ListSessionsRequest* request,
+    v1::ListSessionsResponse* response) {
+  const absl::Time now = absl::Now();
+  for (const InferenceSession::Snapshot& snapshot : worker_.session->List()) {
+    v1::Session& out = *response->add_sessions();
+    const char* const kind = snapshot.kind == Request::Kind::kGenerate ? "generate" : "evaluate";
+    out.set_id(absl::StrCat(kind, "-", snapshot.id));
+    out.set_kind(kind);
+    out.set_state(snapshot.waiting                                     ? "waiting"
+                  : snapshot.processed_tokens < snapshot.prompt_tokens ? "prefill"
+                                                                       : "decode");
+    out.set_peer(snapshot.peer);
+    out.set_age_seconds(absl::ToDoubleSeconds(now - snapshot.start));
+    out.set_prompt_tokens(snapshot.prompt_tokens);
+    out.set_processed_tokens(snapshot.processed_tokens);
+    out.set_generated_tokens(snapshot.generated_tokens);
+    out.set_kv_pages(snapshot.kv_pages);
+    out.set_model(worker_.source->manifest().name());
+    out.set_generation(worker_.source->manifest().generation());
+  }
+  return Finish(context);
+}
+
+grpc::ServerWriteReactor<v1::CaptureTraceResponse>* WorkerDiagnosticsService::CaptureTrace(
+    grpc::CallbackServerContext* context, const v1::CaptureTraceRequest* request) {
+  const double seconds = request->seconds() == 0 ? 1.0 : request->seconds();
+  if (!(seconds >= 0.01 && seconds <= 60)) {
+    class Rejection : public grpc::ServerWriteReactor<v1::CaptureTraceResponse> {
+     public:
+      Rejection() { Finish({grpc::StatusCode::INVALID_ARGUMENT, "seconds is not 0.01 to 60"}); }
+      void OnDone() override { delete this; }
+    };
+    return new Rejection;
+  }
+  return new TraceCall(*worker_.trace, absl::Seconds(seconds));
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::Ping(grpc::CallbackServerContext* context,
+                                                         const v1::PingRequest* request,
+                                                         v1::PingResponse* response) {
+  response->set_payload(request->payload());
+  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - start_));
+  response->set_draining(worker_.gate->draining());
+  return Finish(context);
+}
+
+}  // namespace gguf_offload

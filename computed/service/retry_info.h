@@ -1,0 +1,16 @@
+// google.rpc.RetryInfo: how long a client that was turned away should wait.
+#ifndef COMPUTED_SERVICE_RETRY_INFO_H_
+#define COMPUTED_SERVICE_RETRY_INFO_H_
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace gguf_offload {
+
+// Attaches a serialized google.rpc.Status with a RetryInfo (googleapis, google/rpc/status.proto and
+// error_details.proto) to `status`, as gRPC's clients find it in "grpc-status-details-bin".
+void AddRetryInfo(absl::Duration delay, absl::Status& status);
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_SERVICE_RETRY_INFO_H_

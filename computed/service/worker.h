@@ -1,0 +1,46 @@
+// What the worker's services answer from.
+#ifndef COMPUTED_SERVICE_WORKER_H_
+#define COMPUTED_SERVICE_WORKER_H_
+
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/daemon/call_gate.h"
+#include "computed/model/architecture.h"
+#include "computed/model/model_tensors.h"
+#include "computed/placement/placement.h"
+#include "computed/prefetch/weight_loader.h"
+#include "computed/runtime/backend.h"
+#include "computed/runtime/trace.h"
+#include "computed/session/inference_session.h"
+#include "computed/tokenizer/tokenizer.h"
+#include "weightd/client/weight_source.h"
+
+namespace gguf_offload {
+
+// Owns nothing; everything outlives the server.
+struct Worker {
+  CallGate* gate = nullptr;
+  WeightSource* source = nullptr;
+  const Architecture* architecture = nullptr;
+  const ModelTensors* tensors = nullptr;
+  const Placement* placement = nullptr;
+  WeightLoader* loader = nullptr;
+  Backend* backend = nullptr;
+  InferenceSession* session = nullptr;
+  Trace* trace = nullptr;
+  // Null if the vocabulary is of a kind that is not supported; then `tokenizer_error` says why.
+  const Tokenizer* tokenizer = nullptr;
+  absl::Status tokenizer_error;
+
+  int context_tokens = 0;
+  std::string activations;                   // "float32" or "int8"
+  std::map<std::string, std::string> flags;  // as GetConfig shows them
+  uint64_t memory_budget = 0;                // for fetched weights; 0: none
+  std::string simd_target;                   // that the CPU kernels dispatch to
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_SERVICE_WORKER_H_

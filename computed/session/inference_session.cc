@@ -1,0 +1,287 @@
+#include "computed/session/inference_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/attention/kv_cache.h"
+
+namespace gguf_offload {
+namespace {
+
+// Rows of an evaluated sequence in one step: their logits wait in the observer's queue.
+constexpr int kEvaluateRows = 64;
+
+}  // namespace
+
+InferenceSession::InferenceSession(InferenceSessionOptions options, ForwardPass& forward,
+                                   const Tokenizer* tokenizer,
+                                   std::function<absl::Status()> check_weights, Trace* trace)
+    : options_(options),
+      forward_(forward),
+      tokenizer_(tokenizer),
+      check_weights_(std::move(check_weights)),
+      trace_(trace),
+      pages_(options.kv_pages),
+      thread_([this] { Loop(); }) {}
+
+InferenceSession::~InferenceSession() {
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+absl::Status InferenceSession::Validate(const Request& request) const {
+  const auto error = [](const auto&... parts) {
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
+  };
+  if (request.prompt.empty()) return error("the prompt has no tokens");
+  for (int32_t token : request.prompt) {
+    if (token < 0 || token >= options_.vocabulary) {
+      return error("token ", token, " is not within the vocabulary of ", options_.vocabulary);
+    }
+  }
+  const int64_t longest = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+  if (longest > options_.context_tokens) {
+    return error(request.prompt.size(), " prompt tokens and ", request.max_tokens,
+                 " tokens to generate exceed the context of ", options_.context_tokens, " tokens");
+  }
+  if (PagesFor(request) > options_.kv_pages) {
+    return error("the request needs ", PagesFor(request), " KV cache pages of ", options_.kv_pages,
+                 " there are");
+  }
+  return absl::OkStatus();
+}
+
+int InferenceSession::PagesFor(const Request& request) const {
+  // The last generated token is never fed back, but a page is the unit anyway.
+  return (static_cast<int>(request.prompt.size()) + request.max_tokens + kPageTokens - 1) /
+         kPageTokens;
+}
+
+absl::StatusOr<uint64_t> InferenceSession::Submit(Request request,
+                                                  std::shared_ptr<RequestObserver> observer) {
+  if (absl::Status status = Validate(request); !status.ok()) return status;
+  absl::MutexLock lock(&mutex_);
+  if (draining_) return absl::UnavailableError("the worker is draining");
+  if (static_cast<int>(waiting_.size()) >= options_.max_waiting) {
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", running_.size(),
+                                                     " requests are running and ", waiting_.size(),
+                                                     " waiting"));
+  }
+  absl::StatusOr<std::unique_ptr<Sequence>> sequence =
+      Sequence::Create(next_id_, std::move(request), std::move(observer), tokenizer_);
+  if (!sequence.ok()) return sequence.status();
+  waiting_.push_back(*std::move(sequence));
+  return next_id_++;
+}
+
+void InferenceSession::Cancel(uint64_t id, absl::Status status) {
+  absl::MutexLock lock(&mutex_);
+  woken_ = true;
+  for (auto& sequence : waiting_) {
+    if (sequence->id() == id) sequence->abandoned = status;
+  }
+  for (auto& sequence : running_) {
+    if (sequence->id() == id) sequence->abandoned = status;
+  }
+}
+
+void InferenceSession::Wake() {
+  absl::MutexLock lock(&mutex_);
+  woken_ = true;
+}
+
+bool InferenceSession::Drain(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return waiting_.empty() && running_.empty();
+  };
+  return mutex_.AwaitWithDeadline(absl::Condition(&idle), deadline);
+}
+
+absl::Duration InferenceSession::RetryDelay() const {
+  absl::MutexLock lock(&mutex_);
+  // One place in the queue comes free each time a running request ends.
+  const int at_once = std::max<int>(1, running_.size());
+  return std::clamp(mean_service_time_ / at_once, absl::Milliseconds(100), absl::Seconds(30));
+}
+
+int InferenceSession::kv_pages_used() const {
+  absl::MutexLock lock(&mutex_);
+  return pages_.total() - pages_.free();
+}
+
+std::vector<InferenceSession::Snapshot> InferenceSession::List() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<Snapshot> sessions;
+  const auto add = [&](const Sequence& sequence, bool waiting) {
+    sessions.push_back({.id = sequence.id(),
+                        .kind = sequence.request().kind,
+                        .waiting = waiting,
+                        .prompt_tokens = static_cast<int>(sequence.request().prompt.size()),
+                        .processed_tokens = sequence.published.processed,
+                        .generated_tokens = sequence.published.generated,
+                        .kv_pages = static_cast<int>(sequence.pages.size()),
+                        .start = sequence.submitted,
+                        .peer = sequence.request().peer});
+  };
+  for (const auto& sequence : running_) add(*sequence, false);
+  for (const auto& sequence : waiting_) add(*sequence, true);
+  return sessions;
+}
+
+void InferenceSession::Loop() {
+  absl::MutexLock lock(&mutex_);
+  while (true) {
+    DropEnded();
+    if (stopping_) return;
+    Admit();
+    BuildBatch();
+    if (batch_.rows() == 0) {
+      WaitForWork();
+      continue;
+    }
+    RunStep();
+  }
+}
+
+void InferenceSession::DropEnded() {
+  const absl::Time now = absl::Now();
+  const auto end_if_due = [&](Sequence& sequence) {
+    if (!sequence.abandoned.ok()) sequence.End(sequence.abandoned);
+    if (stopping_) sequence.End(absl::CancelledError("the worker is stopping"));
+    if (now >= sequence.request().deadline) {
+      sequence.End(absl::DeadlineExceededError("the request's deadline has passed"));
+    }
+  };
+  std::vector<std::unique_ptr<Sequence>> ended;
+  for (auto& sequence : running_) {
+    end_if_due(*sequence);
+    if (now - sequence->last_progress > options_.stall_timeout) {
+      sequence->End(absl::DeadlineExceededError("the client has stopped reading"));
+    }
+    if (!sequence->ended()) continue;
+    pages_.Free(sequence->pages);
+    const absl::Duration served = now - sequence->admitted;
+    mean_service_time_ = 0.8 * mean_service_time_ + 0.2 * served;
+    ended.push_back(std::move(sequence));
+  }
+  std::erase(running_, nullptr);
+  for (auto& sequence : waiting_) {
+    end_if_due(*sequence);
+    if (sequence->ended()) ended.push_back(std::move(sequence));
+  }
+  std::erase(waiting_, nullptr);
+  for (auto& sequence : ended) sequence->Report();
+}
+
+void InferenceSession::Admit() {
+  while (!waiting_.empty() && static_cast<int>(running_.size()) < options_.max_sequences) {
+    Sequence& next = *waiting_.front();
+    next.pages = pages_.Allocate(PagesFor(next.request()));
+    if (next.pages.empty()) return;  // until others have ended; those behind it wait their turn
+    next.admitted = next.last_progress = absl::Now();
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+void InferenceSession::AddRows(Sequence& sequence, int rows) {
+  const int first = sequence.processed();
+  StepBatch::Sequence& part = batch_.sequences.emplace_back();
+  part.first_row = batch_.rows();
+  part.rows = rows;
+  part.first_position = first;
+  part.pages = sequence.pages;
+  batch_sequences_.push_back(&sequence);
+  for (int position = first; position < first + rows; ++position) {
+    if (sequence.WantsLogits(position)) {
+      batch_.logit_rows.push_back(batch_.rows());
+      logit_owners_.push_back(&sequence);
+      logit_positions_.push_back(position);
+    }
+    batch_.tokens.push_back(sequence.tokens()[position]);
+    batch_.positions.push_back(position);
+  }
+}
+
+void InferenceSession::BuildBatch() {
+  batch_.Clear();
+  batch_sequences_.clear();
+  logit_owners_.clear();
+  logit_positions_.clear();
+  for (auto& sequence : running_) {
+    if (!sequence->in_prompt()) AddRows(*sequence, 1);
+  }
+  // Beside texts that are being written, prompts get a part of a step, so that the texts flow.
+  const int decoding = batch_.rows();
+  const int limit =
+      decoding == 0 ? options_.step_tokens : decoding + std::max(1, options_.step_tokens / 4);
+  const absl::Time now = absl::Now();
+  for (auto& sequence : running_) {
+    const bool ready = sequence->observer().Ready();
+    if (ready) sequence->last_progress = now;
+    const int room = std::min(limit, options_.step_tokens) - batch_.rows();
+    if (room <= 0 || !ready || !sequence->in_prompt()) continue;
+    int rows = std::min(room, sequence->remaining());
+    if (sequence->request().kind == Request::Kind::kEvaluate) rows = std::min(rows, kEvaluateRows);
+    AddRows(*sequence, rows);
+  }
+}
+
+void InferenceSession::WaitForWork() {
+  // Sequences whose observers are not ready have deadlines all the same.
+  absl::Time wake_up = absl::InfiniteFuture();
+  for (const auto& sequence : running_) {
+    wake_up = std::min(
+        {wake_up, sequence->request().deadline, sequence->last_progress + options_.stall_timeout});
+  }
+  const bool stalled = !running_.empty();
+  const auto work = [this, stalled]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || woken_ || (!stalled && !waiting_.empty());
+  };
+  mutex_.AwaitWithDeadline(absl::Condition(&work), wake_up);
+  woken_ = false;
+}
+
+void InferenceSession::RunStep() {
+  mutex_.Unlock();
+  absl::Status status;
+  weights_status_ = absl::OkStatus();
+  {
+    const Trace::Span span(trace_, "host", "step", batch_.rows());
+    status = forward_.Run(batch_, absl::Now() + options_.weights_patience,
+                          [this](int index, std::span<float> logits) {
+                            // Before any of these logits count.
+                            if (index % ForwardPass::kHeadRows == 0 && weights_status_.ok()) {
+                              weights_status_ = check_weights_();
+                            }
+                            if (!weights_status_.ok()) return;
+                            const Trace::Span span(trace_, "host", "sample");
+                            logit_owners_[index]->TakeLogits(logit_positions_[index], logits);
+                          });
+  }
+  if (status.ok()) status = batch_.logit_rows.empty() ? check_weights_() : weights_status_;
+  mutex_.Lock();
+  FinishStep(status);
+}
+
+void InferenceSession::FinishStep(const absl::Status& status) {
+  for (size_t i = 0; i < batch_sequences_.size(); ++i) {
+    Sequence& sequence = *batch_sequences_[i];
+    if (status.ok()) {
+      sequence.Advance(batch_.sequences[i].rows);
+    } else {
+      sequence.End(status);
+    }
+    sequence.published = {sequence.processed(), sequence.generated()};
+  }
+}
+
+}  // namespace gguf_offload

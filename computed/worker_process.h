@@ -1,0 +1,63 @@
+// Everything that a worker consists of but its network face: from the weight source to the session,
+// created in the order in which they need each other.
+#ifndef COMPUTED_WORKER_PROCESS_H_
+#define COMPUTED_WORKER_PROCESS_H_
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "computed/runtime/cpu_backend.h"
+#include "computed/service/worker.h"
+
+namespace gguf_offload {
+
+struct WorkerOptions {
+  std::string weights;  // "unix:PATH" or "HOST:PORT"
+  std::string model;
+  ActivationType activations = ActivationType::kInt8;
+  int threads = 1;
+  int context_tokens = 0;  // 0: the model's, at most 4096
+  int kv_tokens = 0;       // 0: 4 x context
+  int step_tokens = 256;
+  int max_sequences = 32;
+  int max_waiting = 64;
+  uint64_t host_memory = 0;  // 0: 70 % of what is available
+  absl::Duration attach_timeout = absl::Seconds(60);
+  std::map<std::string, std::string> flags;  // for GetConfig
+};
+
+class WorkerProcess {
+ public:
+  // Attaches to the daemon and gets ready to run. `gate` must outlive the result.
+  static absl::StatusOr<std::unique_ptr<WorkerProcess>> Create(WorkerOptions options,
+                                                               CallGate* gate);
+
+  // What the services answer from; valid for the life of this.
+  const Worker& view() const { return view_; }
+
+ private:
+  explicit WorkerProcess(WorkerOptions options) : options_(std::move(options)) {}
+  absl::Status LoadModel();
+  absl::Status StartSession();
+
+  const WorkerOptions options_;
+  Trace trace_;
+  // Destroyed from the last to the first.
+  std::unique_ptr<WeightSource> source_;
+  std::unique_ptr<Architecture> architecture_;
+  ModelTensors tensors_;
+  Placement placement_;
+  std::unique_ptr<WeightLoader> loader_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<ForwardPass> forward_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<InferenceSession> session_;
+  Worker view_;
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_WORKER_PROCESS_H_
