@@ -21,7 +21,7 @@ std::vector<int64_t> Significant(std::vector<int64_t> dimensions) {
   return dimensions;
 }
 
-absl::StatusOr<ModelTensor> Resolve(const TensorSpec& spec, std::string name,
+absl::StatusOr<ModelTensor> Resolve(const TensorSpec& spec, const std::string& name,
                                     const v1::TensorInfo& info, const v1::Manifest& manifest) {
   const auto error = [&](absl::string_view what) {
     return absl::InvalidArgumentError(
@@ -36,7 +36,7 @@ absl::StatusOr<ModelTensor> Resolve(const TensorSpec& spec, std::string name,
   if (format == nullptr || !format->dequantizable) {
     return error(absl::StrCat("has type ", info.type_name(), ", which cannot be computed with"));
   }
-  ModelTensor tensor{.id = spec.id, .name = std::move(name), .type = format->type};
+  ModelTensor tensor{.id = spec.id, .name = name, .type = format->type};
   tensor.columns = spec.dimensions[0];
   if (spec.dimensions.size() > 1) tensor.rows = spec.dimensions[1];
   if (spec.dimensions.size() > 2) tensor.matrices = spec.dimensions[2];
@@ -68,14 +68,14 @@ absl::StatusOr<std::vector<ModelTensor>> ResolveGroup(const std::vector<TensorSp
                                                       const v1::Manifest& manifest) {
   std::vector<ModelTensor> group;
   for (const TensorSpec& spec : specs) {
-    std::string name = TensorName(spec.id, layer);
+    const std::string name = TensorName(spec.id, layer);
     const auto it = index.find(name);
     if (it == index.end()) {
       if (spec.optional) continue;
       return absl::NotFoundError(
           absl::StrCat("model '", manifest.name(), "': tensor ", name, " is missing"));
     }
-    absl::StatusOr<ModelTensor> tensor = Resolve(spec, std::move(name), *it->second, manifest);
+    absl::StatusOr<ModelTensor> tensor = Resolve(spec, name, *it->second, manifest);
     if (!tensor.ok()) return tensor.status();
     group.push_back(*std::move(tensor));
   }

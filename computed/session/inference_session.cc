@@ -77,6 +77,7 @@ absl::StatusOr<uint64_t> InferenceSession::Submit(Request request,
       Sequence::Create(next_id_, std::move(request), std::move(observer), tokenizer_);
   if (!sequence.ok()) return sequence.status();
   waiting_.push_back(*std::move(sequence));
+  woken_ = true;
   return next_id_++;
 }
 
@@ -242,10 +243,8 @@ void InferenceSession::WaitForWork() {
     wake_up = std::min(
         {wake_up, sequence->request().deadline, sequence->last_progress + options_.stall_timeout});
   }
-  const bool stalled = !running_.empty();
-  const auto work = [this, stalled]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || woken_ || (!stalled && !waiting_.empty());
-  };
+  for (const auto& sequence : waiting_) wake_up = std::min(wake_up, sequence->request().deadline);
+  const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || woken_; };
   mutex_.AwaitWithDeadline(absl::Condition(&work), wake_up);
   woken_ = false;
 }

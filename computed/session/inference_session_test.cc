@@ -331,8 +331,9 @@ TEST_F(InferenceSessionTest, LogProbabilitiesAreTheModelsOwn) {
   auto rows = std::make_shared<Collector>();
   ASSERT_TRUE(session_->Submit(evaluate, rows).ok());
   ASSERT_TRUE(rows->Wait().ok());
+  const std::vector<std::vector<float>> all_rows = rows->rows();
   for (size_t i = 0; i < logprobs.size(); ++i) {
-    const std::vector<float>& row = rows->rows()[kPrompt.size() - 1 + i];
+    const std::vector<float>& row = all_rows[kPrompt.size() - 1 + i];
     const float largest = *std::max_element(row.begin(), row.end());
     double sum = 0;
     for (float logit : row) sum += std::exp(double{logit} - largest);
