@@ -22,6 +22,7 @@
 #include "computed/service/diagnostics_service.h"
 #include "computed/service/inference_service.h"
 #include "computed/worker_process.h"
+#include "gguf_offload/v1/stage.grpc.pb.h"
 
 ABSL_FLAG(std::string, weights, "",
           "Where the weights come from: unix:PATH shares the daemon's pages, HOST:PORT streams");
@@ -156,6 +157,8 @@ int Main(int argc, char** argv) {
   std::unique_ptr<WorkerProcess> worker;
   std::unique_ptr<InferenceServiceImpl> inference;
   std::unique_ptr<WorkerDiagnosticsService> diagnostics;
+  // No layers of other workers' models run here yet: gRPC's default answers UNIMPLEMENTED.
+  v1::StageService::CallbackService stages;
   std::unique_ptr<Daemon> daemon;
   {
     ExitOnSignal exit_on_signal;
@@ -167,7 +170,7 @@ int Main(int argc, char** argv) {
     diagnostics = std::make_unique<WorkerDiagnosticsService>(worker->view());
     absl::StatusOr<std::unique_ptr<Daemon>> started =
         Daemon::Start({.listen = *listen,
-                       .services = {inference.get(), diagnostics.get()},
+                       .services = {inference.get(), diagnostics.get(), &stages},
                        .health_names = {"gguf_offload.v1.InferenceService"},
                        .gate = &gate,
                        .grace = absl::GetFlag(FLAGS_grace)});
