@@ -1,0 +1,76 @@
+// Products of quantized weight matrices with a few or many activation rows ("tokens"), on the CPU.
+//
+// Weights stay in their GGUF blocks. With 8-bit activations, each token is quantized in groups of
+// 32 (scale = largest magnitude / 127) and multiplied in integers; with float32 activations, and
+// for F32, F16 and BF16 weights always, weights are expanded to float32 a few rows at a time.
+//
+// The result of a (row, token) pair does not depend on how many other tokens are in the call, on
+// the number of threads or on the vector width (given fused multiply-add): every kernel adds up in
+// the same order. So a sequence gives the same text whatever it is batched with.
+#ifndef KERNELS_MATMUL_MATMUL_H_
+#define KERNELS_MATMUL_MATMUL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/matmul/aligned_buffer.h"
+#include "kernels/matmul/quantized_activations.h"
+#include "kernels/quant/format.h"
+#include "kernels/threading/thread_pool.h"
+
+namespace gguf_offload {
+
+struct WeightMatrix {
+  quant::TensorType type;  // any dequantizable one
+  const uint8_t* data;     // (rows, cols), row-major blocks
+  int64_t rows;
+  int64_t cols;  // a multiple of the block
+};
+
+enum class ActivationType { kFloat32, kInt8 };
+
+struct MatMulOutput {
+  WeightMatrix weight;  // (rows, cols)
+  const float* bias;    // (rows), or null
+  float* y;             // (n, rows) with a row stride of y_stride
+  int64_t y_stride;     // in floats, at least `rows`
+};
+
+// Owns the working memory, which grows to what the largest call needs and is then reused. Thread
+// compatible: one call at a time. The pool must outlive it.
+class MatMul {
+ public:
+  explicit MatMul(ThreadPool& pool);
+  ~MatMul();
+  MatMul(const MatMul&) = delete;
+  MatMul& operator=(const MatMul&) = delete;
+
+  // For each output: y[i][r] = sum over c of weight[r][c] * x[i][c], plus bias[r]. All weights have
+  // the same number of columns. x: (n, cols) with a row stride of x_stride floats.
+  void Run(ActivationType activations, const float* x, int64_t x_stride, int n,
+           std::span<const MatMulOutput> outputs);
+
+ private:
+  struct Job;           // one output, cut into tasks
+  struct ThreadMemory;  // working memory of one thread
+
+  void PlanJobs(ActivationType activations, std::span<const MatMulOutput> outputs);
+  void PrepareActivations(const float* x, int64_t x_stride, int n, int64_t cols);
+  void RunTask(const Job& job, size_t task, int n, ThreadMemory& memory);
+
+  ThreadPool& pool_;
+  std::vector<ThreadMemory> memory_;  // one a thread
+  // Of the call in progress.
+  std::vector<Job> jobs_;
+  size_t task_count_ = 0;
+  QuantizedActivations activations_;
+  AlignedBuffer<float> padded_x_;   // (n, cols rounded up to 16): x, if its columns are no multiple
+  const float* float_x_ = nullptr;  // what the float kernel reads: x or padded_x_
+  int64_t float_x_stride_ = 0;      // of float_x_
+};
+
+}  // namespace gguf_offload
+
+#endif  // KERNELS_MATMUL_MATMUL_H_
