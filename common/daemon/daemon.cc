@@ -1,5 +1,6 @@
 #include "common/daemon/daemon.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <poll.h>
@@ -63,6 +64,8 @@ int WaitReadable(int first, int second, absl::Time deadline) {
 void InitializePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
+    // Never given back: the library's own shutdown may wait 10 s for a poller of its own.
+    grpc_init();
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   });

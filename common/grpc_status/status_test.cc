@@ -32,9 +32,5 @@ TEST(GrpcStatus, DetailsAreKept) {
   EXPECT_EQ(ToGrpc(FromGrpc(status)).error_details(), "\x01\x02 details");
 }
 
-TEST(GrpcStatus, UnknownNumbersBecomeUnknown) {
-  EXPECT_TRUE(absl::IsUnknown(FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(99), "odd"))));
-}
-
 }  // namespace
 }  // namespace gguf_offload
