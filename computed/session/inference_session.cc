@@ -267,6 +267,10 @@ void InferenceSession::RunStep() {
                           });
   }
   if (status.ok()) status = batch_.logit_rows.empty() ? check_weights_() : weights_status_;
+  if (absl::IsDeadlineExceeded(status)) {
+    // Of the step, not of the requests: their clients may try again.
+    status = absl::UnavailableError(status.message());
+  }
   mutex_.Lock();
   FinishStep(status);
 }
