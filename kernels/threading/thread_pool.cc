@@ -1,15 +1,35 @@
 #include "kernels/threading/thread_pool.h"
 
+#include <chrono>
+#include <thread>
+
 namespace gguf_offload {
 namespace {
 
-// About 20 us: longer than the gap between two kernels of a step, shorter than anybody notices.
-constexpr int kSpins = 4000;
+// Longer than the gaps between the kernels of a step: to wake a sleeping thread can take as long as
+// a kernel, above all on a virtual machine, where it means to wake a processor.
+constexpr auto kPatience = std::chrono::milliseconds(2);
+constexpr int kSpinsBetweenYields = 64;
 
 inline void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+// Spins until `done()` for a while; whether it came true. Whoever else wants the processor gets it.
+template <typename Done>
+bool SpinUntil(const Done& done) {
+  if (done()) return true;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int spin = 0; spin < kSpinsBetweenYields; ++spin) {
+      if (done()) return true;
+      Pause();
+    }
+    std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
 }
 
 }  // namespace
@@ -36,13 +56,10 @@ void ThreadPool::Run(size_t tasks, Function function, const void* body) {
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   TakeTasks(0);
-  for (int spin = 0; running_.load(std::memory_order_acquire) != 0; ++spin) {
-    if (spin < kSpins) {
-      Pause();
-    } else {
-      const int running = running_.load(std::memory_order_acquire);
-      if (running != 0) running_.wait(running, std::memory_order_acquire);
-    }
+  const auto all_done = [this] { return running_.load(std::memory_order_acquire) == 0; };
+  while (!SpinUntil(all_done)) {
+    const int running = running_.load(std::memory_order_acquire);
+    if (running != 0) running_.wait(running, std::memory_order_acquire);
   }
 }
 
@@ -57,9 +74,7 @@ void ThreadPool::TakeTasks(int thread) {
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
-    for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
-      Pause();
-    }
+    SpinUntil([&] { return epoch_.load(std::memory_order_acquire) != seen; });
     epoch_.wait(seen, std::memory_order_acquire);
     ++seen;
     if (stop_.load()) return;

@@ -1,8 +1,8 @@
 // The threads that CPU kernels run on.
 //
 // Thread compatible: one caller at a time. The calling thread takes part as thread 0, so a pool of
-// one thread has no other. Workers spin for a few microseconds between loops (a forward pass is
-// hundreds of loops back to back), then sleep.
+// one thread has no other. Workers spin for two milliseconds after a loop, as a forward pass is
+// hundreds of loops back to back, then sleep.
 #ifndef KERNELS_THREADING_THREAD_POOL_H_
 #define KERNELS_THREADING_THREAD_POOL_H_
 

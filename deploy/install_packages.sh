@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Installs what building and testing need, from Debian 12's packages. Does nothing where all of
+# them are there already. Run as root or with sudo available.
+set -euo pipefail
+
+packages=(
+  # compiler and build
+  g++ clang-format bazel-bootstrap bazel-rules-java bazel-rules-proto bazel-platforms bazel-skylib
+  pkg-config git ca-certificates procps
+  # libraries
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
+  libboost1.81-dev libhwy-dev liburing-dev libxxhash-dev libpcre2-dev nlohmann-json3-dev
+  # tests, fuzzing, benchmarks
+  libgtest-dev libgmock-dev libbenchmark-dev clang-14 libclang-rt-14-dev
+  python3 python3-grpcio python3-grpc-tools python3-numpy
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+    missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  sudo=''
+  [ "$(id -u)" = 0 ] || sudo='sudo'
+  echo "installing ${#missing[@]} packages: ${missing[*]}"
+  $sudo apt-get update -qq
+  $sudo env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi

@@ -1,0 +1,42 @@
+"""The golden models and how their logits compare."""
+
+import json
+import os
+
+import numpy
+
+from harness import TESTDATA
+
+MODELS = os.path.join(TESTDATA, 'golden/models')
+DENSE = ['llama-f32', 'llama-kq', 'llama-ropefreqs', 'llama-linear', 'qwen2-legacy', 'qwen3-iq',
+         'qwen3-yarn']
+
+FLOAT32_NMSE = 1e-6
+INT8_NMSE = 5e-3
+
+
+def index():
+    """{model name: {'tokens', 'greedy', 'greedy_min_margin', 'logits' (rows x columns array)}}."""
+    with open(os.path.join(MODELS, 'index.json'), encoding='utf-8') as file:
+        entries = json.load(file)
+    models = {}
+    for entry in entries:
+        logits = numpy.fromfile(os.path.join(MODELS, entry['logits']), dtype='<f4')
+        entry['logits'] = logits.reshape(entry['rows'], entry['columns'])
+        models[entry['model'].removesuffix('.gguf')] = entry
+    return models
+
+
+def path(model):
+    return os.path.join(MODELS, f'{model}.gguf')
+
+
+def nmse(got, expected):
+    """sum((a-b)^2) / sum(b^2); NaN anywhere gives infinity."""
+    got, expected = got.astype(numpy.float64), expected.astype(numpy.float64)
+    value = ((got - expected) ** 2).sum() / (expected ** 2).sum()
+    return value if numpy.isfinite(value) else float('inf')
+
+
+def comma(ids):
+    return ','.join(str(i) for i in ids)
