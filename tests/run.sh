@@ -32,7 +32,7 @@ else
   echo 'the packages of the JavaScript client could not be installed'
 fi
 
-bazel test //... --keep_going --test_output=summary --noshow_progress --nosandbox_debug \
+bazel test //... --keep_going --test_output=summary --noshow_progress \
   --test_env=GGUF_OFFLOAD_NODE_MODULES="$node_modules" \
   --build_event_json_file="$results/events.json"
 bazel_exit_code=$?

@@ -2,9 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <string>
 
 namespace gguf_offload {
@@ -26,20 +26,16 @@ void FillBuildInfo(std::string_view program, v1::GetBuildInfoResponse& response)
 }
 
 void FillProcessMemory(v1::GetMemoryResponse& response) {
-  std::ifstream rollup("/proc/self/smaps_rollup");
-  uint64_t resident = 0, private_bytes = 0, anonymous = 0;
-  for (std::string line; std::getline(rollup, line);) {
+  std::map<std::string, uint64_t> bytes;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
     const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    const std::string_view key = std::string_view(line).substr(0, colon);
-    const uint64_t bytes = std::strtoull(line.c_str() + colon + 1, nullptr, 10) << 10;
-    if (key == "Rss") resident = bytes;
-    if (key == "Private_Clean" || key == "Private_Dirty") private_bytes += bytes;
-    if (key == "Anonymous") anonymous = bytes;
+    if (colon == std::string::npos || !line.ends_with(" kB")) continue;
+    bytes[line.substr(0, colon)] = std::strtoull(line.c_str() + colon + 1, nullptr, 10) << 10;
   }
-  response.set_resident_bytes(resident);
-  response.set_private_bytes(private_bytes);
-  response.set_shared_file_bytes(resident - std::min(resident, anonymous));
+  response.set_resident_bytes(bytes["VmRSS"]);
+  response.set_private_bytes(bytes["RssAnon"]);
+  response.set_shared_file_bytes(bytes["RssFile"] + bytes["RssShmem"]);
 }
 
 }  // namespace gguf_offload

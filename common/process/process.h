@@ -11,7 +11,7 @@ namespace gguf_offload {
 // Program, version, compiler and gRPC's version.
 void FillBuildInfo(std::string_view program, v1::GetBuildInfoResponse& response);
 
-// Resident, private and shared bytes, as Linux counts them (proc(5), smaps_rollup).
+// Resident, anonymous and file-backed bytes, as Linux counts them (proc(5), /proc/pid/status).
 void FillProcessMemory(v1::GetMemoryResponse& response);
 
 }  // namespace gguf_offload

@@ -147,7 +147,7 @@ void GenerateCall::OnDone(const absl::Status& status, const RequestResult& resul
     out.set_queue_seconds(absl::ToDoubleSeconds(result.queued));
     out.set_prefill_seconds(absl::ToDoubleSeconds(result.prefill));
     out.set_decode_seconds(absl::ToDoubleSeconds(result.decode));
-    out.set_seed(seed_);
+    if (seed_.has_value()) out.set_seed(*seed_);
     Queue(std::move(response));
   }
   End(status);

@@ -20,7 +20,8 @@ absl::StatusOr<Request> ToRequest(const v1::EvaluateRequest& request);
 
 class GenerateCall : public AnswerStream<v1::GenerateResponse> {
  public:
-  GenerateCall(InferenceSession& session, CallGate::Pass pass, uint64_t seed)
+  // `seed` is told in the result, if there is one.
+  GenerateCall(InferenceSession& session, CallGate::Pass pass, std::optional<uint64_t> seed)
       : AnswerStream(session, std::move(pass)), seed_(seed) {}
 
   void OnToken(int32_t token, std::string text,
@@ -32,7 +33,7 @@ class GenerateCall : public AnswerStream<v1::GenerateResponse> {
  private:
   void Queue(v1::GenerateResponse response);
 
-  const uint64_t seed_;
+  const std::optional<uint64_t> seed_;
 };
 
 class EvaluateCall : public AnswerStream<v1::EvaluateResponse> {

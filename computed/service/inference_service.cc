@@ -1,6 +1,7 @@
 #include "computed/service/inference_service.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "common/grpc_status/status.h"

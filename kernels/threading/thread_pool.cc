@@ -34,7 +34,7 @@ bool SpinUntil(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(threads) {
   for (int thread = 1; thread < threads; ++thread) {
     workers_.emplace_back([this, thread] { WorkerLoop(thread); });
   }
@@ -50,8 +50,11 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::Run(size_t tasks, Function function, const void* body) {
   function_ = function;
   body_ = body;
-  tasks_ = tasks;
-  next_task_.store(0, std::memory_order_relaxed);
+  const size_t threads = shares_.size();
+  for (size_t thread = 0; thread < threads; ++thread) {
+    shares_[thread].next.store(tasks * thread / threads, std::memory_order_relaxed);
+    shares_[thread].end = tasks * (thread + 1) / threads;
+  }
   running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
@@ -64,10 +67,14 @@ void ThreadPool::Run(size_t tasks, Function function, const void* body) {
 }
 
 void ThreadPool::TakeTasks(int thread) {
-  while (true) {
-    const size_t task = next_task_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= tasks_) return;
-    function_(body_, task, thread);
+  const size_t threads = shares_.size();
+  for (size_t i = 0; i < threads; ++i) {
+    Share& share = shares_[(thread + i) % threads];
+    while (true) {
+      const size_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= share.end) break;
+      function_(body_, task, thread);
+    }
   }
 }
 

@@ -48,14 +48,19 @@ class ThreadPool {
   void WorkerLoop(int thread);
   void TakeTasks(int thread);
 
+  // The tasks of one thread that nobody has taken yet.
+  struct alignas(64) Share {
+    std::atomic<size_t> next{0};
+    size_t end = 0;
+  };
+
   // The loop in progress; written by the caller before `epoch_` is advanced.
   Function function_ = nullptr;
   const void* body_ = nullptr;
-  size_t tasks_ = 0;
+  std::vector<Share> shares_;  // (threads)
 
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // advances once a loop; workers wait on it
-  alignas(64) std::atomic<size_t> next_task_{0};  // the next task to hand out
-  alignas(64) std::atomic<int> running_{0};       // workers that have not finished the loop yet
+  alignas(64) std::atomic<uint32_t> epoch_{0};  // advances once a loop; workers wait on it
+  alignas(64) std::atomic<int> running_{0};     // workers that have not finished the loop yet
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

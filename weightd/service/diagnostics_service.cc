@@ -1,17 +1,13 @@
 #include "weightd/service/diagnostics_service.h"
 
-#include <grpcpp/grpcpp.h>
-
-#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/process/process.h"
 
 namespace gguf_offload {
 namespace {
-
-constexpr char kVersion[] = "0.1.0";
 
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
                                  grpc::Status status = grpc::Status::OK) {
@@ -32,18 +28,6 @@ class NoTrace final : public grpc::ServerWriteReactor<v1::CaptureTraceResponse> 
   void OnDone() override { delete this; }
 };
 
-// "RssAnon:  1234 kB" and its like in /proc/self/status, in bytes by name.
-std::map<std::string, uint64_t> ProcessMemory() {
-  std::map<std::string, uint64_t> memory;
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos || line.rfind(" kB") == std::string::npos) continue;
-    memory[line.substr(0, colon)] = std::strtoull(line.c_str() + colon + 1, nullptr, 10) * 1024;
-  }
-  return memory;
-}
-
 }  // namespace
 
 DiagnosticsService::DiagnosticsService(ServiceCore* core, std::map<std::string, std::string> flags)
@@ -52,10 +36,7 @@ DiagnosticsService::DiagnosticsService(ServiceCore* core, std::map<std::string, 
 grpc::ServerUnaryReactor* DiagnosticsService::GetBuildInfo(grpc::CallbackServerContext* context,
                                                            const v1::GetBuildInfoRequest*,
                                                            v1::GetBuildInfoResponse* response) {
-  response->set_program("weightd");
-  response->set_version(kVersion);
-  response->set_compiler("g++ " __VERSION__);
-  response->set_grpc_version(grpc::Version());
+  FillBuildInfo("weightd", *response);
   return Answer(context);
 }
 
@@ -86,10 +67,7 @@ grpc::ServerUnaryReactor* DiagnosticsService::GetMemory(grpc::CallbackServerCont
       response->add_fallbacks(absl::StrCat(status.name, ": ", status.residency_note));
     }
   }
-  std::map<std::string, uint64_t> memory = ProcessMemory();
-  response->set_resident_bytes(memory["VmRSS"]);
-  response->set_private_bytes(memory["RssAnon"]);
-  response->set_shared_file_bytes(memory["RssFile"] + memory["RssShmem"]);
+  FillProcessMemory(*response);
   return Answer(context);
 }
 
