@@ -95,13 +95,6 @@ absl::StatusOr<double> Metadata::NumberOr(absl::string_view key, double fallback
   return Has(key) ? Number(key, min, max) : fallback;
 }
 
-absl::StatusOr<bool> Metadata::BoolOr(absl::string_view key, bool fallback) const {
-  const v1::MetadataValue* value = Find(key);
-  if (value == nullptr) return fallback;
-  if (value->value_case() != v1::MetadataValue::kBoolValue) return Error(key, "is not a bool");
-  return value->bool_value();
-}
-
 absl::StatusOr<std::string> Metadata::StringOr(absl::string_view key,
                                                absl::string_view fallback) const {
   const v1::MetadataValue* value = Find(key);

@@ -33,7 +33,6 @@ class Metadata {
   absl::StatusOr<double> Number(absl::string_view key, double min, double max) const;
   absl::StatusOr<double> NumberOr(absl::string_view key, double fallback, double min,
                                   double max) const;
-  absl::StatusOr<bool> BoolOr(absl::string_view key, bool fallback) const;
   absl::StatusOr<std::string> StringOr(absl::string_view key, absl::string_view fallback) const;
 
  private:

@@ -152,7 +152,7 @@ void WeightLoader::StartFetch(int group, Destination& destination, absl::Time de
     absl::MutexLock lock(&mutex_);
     destination.state = FetchState::kDone;
     destination.status = std::move(status);
-    if (destination.status.ok()) counters_.fetched_bytes += bytes;
+    if (destination.status.ok()) fetched_bytes_ += bytes;
     if (--under_way_ == 0) busy_ += absl::Now() - busy_since_;
   });
 }
@@ -163,11 +163,7 @@ absl::Status WeightLoader::WaitFor(int group, Destination& destination, absl::Ti
     {
       absl::MutexLock lock(&mutex_);
       if (!done()) {
-        const absl::Time start = absl::Now();
-        const bool in_time = mutex_.AwaitWithDeadline(absl::Condition(&done), deadline);
-        counters_.wait_seconds += absl::ToDoubleSeconds(absl::Now() - start);
-        ++counters_.stalls;
-        if (!in_time) {
+        if (!mutex_.AwaitWithDeadline(absl::Condition(&done), deadline)) {
           return absl::DeadlineExceededError("the weights did not arrive in time");
         }
       }
@@ -218,12 +214,7 @@ double WeightLoader::bytes_per_second() const {
   absl::MutexLock lock(&mutex_);
   absl::Duration busy = busy_;
   if (under_way_ > 0) busy += absl::Now() - busy_since_;
-  return busy <= absl::ZeroDuration() ? 0 : counters_.fetched_bytes / absl::ToDoubleSeconds(busy);
-}
-
-WeightLoader::Counters WeightLoader::counters() const {
-  absl::MutexLock lock(&mutex_);
-  return counters_;
+  return busy <= absl::ZeroDuration() ? 0 : fetched_bytes_ / absl::ToDoubleSeconds(busy);
 }
 
 }  // namespace gguf_offload

@@ -41,12 +41,6 @@ class WeightLoader {
   // The weights of `group` are no longer needed in this step.
   void Release(int group);
 
-  struct Counters {
-    uint64_t fetched_bytes = 0;
-    double wait_seconds = 0;  // spent in Acquire
-    uint64_t stalls = 0;      // calls of Acquire that had to wait
-  };
-  Counters counters() const;
   // Bytes a second that fetches have brought so far, while any was under way; 0 before the first.
   double bytes_per_second() const;
   // Bytes of memory held for weights: resident groups, vectors and the ring.
@@ -89,7 +83,7 @@ class WeightLoader {
   std::vector<Destination> resident_;  // (groups)
   std::vector<Destination> ring_;      // (ring_slots)
   size_t ring_next_ = 0;               // the slot that the next streamed group goes to
-  Counters counters_ ABSL_GUARDED_BY(mutex_);
+  uint64_t fetched_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   // The link is busy while fetches are under way.
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time busy_since_ ABSL_GUARDED_BY(mutex_);

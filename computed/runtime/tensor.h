@@ -32,8 +32,6 @@ struct Matrix {
 
   // The first `n` rows.
   Matrix Rows(int n) const { return {data, n, columns, stride}; }
-  // Columns [first, first + n) of all rows.
-  Matrix Columns(int64_t first, int64_t n) const { return {data + first, rows, n, stride}; }
 };
 
 }  // namespace gguf_offload

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 
 namespace gguf_offload {
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(Architecture& architecture,

@@ -17,7 +17,6 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
-#include "kernels/attention/kv_cache.h"
 #include "kernels/threading/thread_pool.h"
 #include "tests/fixtures/running_model.h"
 

@@ -53,8 +53,9 @@ class TrainedModelTest(EndToEndTest):
         self.check_logits('F32', 'float32', golden.FLOAT32_NMSE)
 
     def test_logits_q8_0(self):
-        # The reference quantized the activations here, so that exact ones come only this close.
-        self.check_logits('Q8_0', 'float32', 5e-4)
+        # This file's reference was computed with 8-bit activations (float16 scales): a computation of
+        # that kind in numpy agrees with it to 3e-15, an exact one in float64 only to 7.1e-5.
+        self.check_logits('Q8_0', 'float32', 1e-4)
 
     def test_logits_q8_0_int8(self):
         self.check_logits('Q8_0', 'int8', golden.INT8_NMSE)
