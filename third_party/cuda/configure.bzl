@@ -1,6 +1,29 @@
-"""Finds an installed CUDA toolkit and tells the build whether there is one."""
+"""Finds an installed CUDA toolkit and tells the build whether there is one.
+
+The repository has `cuda.bzl` with HAVE_CUDA and CUDA_HOME and, where there is a toolkit, the targets
+`:headers` and `:cudart` (the runtime, linked statically).
+"""
 
 _CANDIDATES = ["/usr/local/cuda", "/usr/lib/cuda", "/opt/cuda"]
+
+_BUILD = """
+package(default_visibility = ["//visibility:public"])
+
+exports_files(["cuda.bzl"])
+
+cc_library(
+    name = "headers",
+    hdrs = glob(["include/**"]),
+    includes = ["include"],
+)
+
+cc_library(
+    name = "cudart",
+    srcs = ["lib64/libcudart_static.a"],
+    linkopts = ["-ldl", "-lrt", "-lpthread"],
+    deps = [":headers"],
+)
+"""
 
 def _cuda_configure_impl(repository_ctx):
     home = repository_ctx.os.environ.get("CUDA_HOME", "")
@@ -9,7 +32,16 @@ def _cuda_configure_impl(repository_ctx):
         if repository_ctx.path(candidate + "/bin/nvcc").exists:
             found = candidate
             break
-    repository_ctx.file("BUILD.bazel", "exports_files([\"cuda.bzl\"])\n")
+    if found:
+        repository_ctx.symlink(found + "/include", "include")
+        repository_ctx.symlink(
+            found + "/lib64/libcudart_static.a",
+            "lib64/libcudart_static.a",
+        )
+    repository_ctx.file(
+        "BUILD.bazel",
+        _BUILD if found else "exports_files([\"cuda.bzl\"])\n",
+    )
     repository_ctx.file(
         "cuda.bzl",
         "CUDA_HOME = \"{home}\"\nHAVE_CUDA = {have}\n".format(
