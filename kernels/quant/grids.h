@@ -1,8 +1,8 @@
 // The constant tables of the IQ formats, as the unpackers want them: one 64-bit (or 32-bit) word
 // holds the bytes of one grid entry, value 0 in the lowest byte.
 //
-// The grids are part of the file formats (github.com/ggml-org/ggml, src/ggml-common.h); the source
-// file keeps them at two or three bits a value and expands them at compile time.
+// The grids are part of the file formats (github.com/ggml-org/ggml, src/ggml-common.h); they are
+// kept at two or three bits a value in grid_constants.h and expanded at compile time.
 #ifndef KERNELS_QUANT_GRIDS_H_
 #define KERNELS_QUANT_GRIDS_H_
 

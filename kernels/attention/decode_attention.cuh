@@ -1,0 +1,488 @@
+// The kernel of DecodeAttention, for the sources that instantiate it for one size of heads each.
+//
+// A block reads a share of the positions of one key-value head once and serves the query heads that
+// use it, as the rows of tensor core products: not for their speed, but because they take keys and
+// values from registers as they come from memory, 16 bytes a lane, and need few shuffles. Scores
+// are Q K^T with heads as rows; the queries' rounding to float16 is undone by a second set of rows
+// with what was rounded away, where there are at most 8 heads. Values are summed as V^T P^T, whose
+// right operand has the very layout in which the scores come out (FlashDecoding's split over
+// positions; Dao et al. 2023).
+#ifndef KERNELS_ATTENTION_DECODE_ATTENTION_CUH_
+#define KERNELS_ATTENTION_DECODE_ATTENTION_CUH_
+
+#include "kernels/attention/attention_mma.cuh"
+#include "kernels/attention/decode_arguments.h"
+#include "kernels/ops/quantize_four.cuh"
+
+namespace gguf_offload::cuda {
+
+inline constexpr int kDecodeWarps = 4;
+inline constexpr int kDecodeKeys = 16;  // that a warp handles at a time
+
+// The positions of one block: [begin, end), in share `split` of `active`.
+struct DecodeShare {
+  int begin;
+  int end;
+  int split;
+  int active;
+};
+
+__device__ __forceinline__ DecodeShare FindDecodeShare(const DecodeArguments& a, int position) {
+  const int window = a.spec.window;
+  const int begin = window > 0 && position >= window ? position - window + 1 : 0;
+  const int first_page = begin / kPageTokens;
+  const int pages = position / kPageTokens + 1 - first_page;
+  const int share = max(a.splits.min_pages, (pages + a.splits.splits - 1) / a.splits.splits);
+  DecodeShare result;
+  result.split = blockIdx.x;
+  result.active = (pages + share - 1) / share;
+  const int page = first_page + result.split * share;
+  result.begin = max(begin, page * kPageTokens);
+  result.end = min(position + 1, (page + share) * kPageTokens);
+  return result;
+}
+
+// The unnormalized softmax of a warp. kTiles: sets of 8 heads.
+template <int kDims, int kTiles>
+struct DecodeState {
+  float largest[kTiles];  // of head 8 * tile + g, as are the sums, which are the lane's own
+  float sum[kTiles];
+  // [tile][m]: dims 64 * (m / 4) + 8 * g + 2 * (m % 4) + {0, 1}; elements 0 and 2 of head 8 * tile
+  // + 2 * t, elements 1 and 3 of the head behind it.
+  float values[kTiles][kDims / 16][4];
+};
+
+// Keys of a warp: [n][c] are elements 32 * c + 8 * t + {0..7} of key 8 * n + g.
+template <int kDims>
+struct DecodeKeys {
+  uint4 words[2][kDims / 32];
+};
+
+// Values of a warp: [i][c] are elements 64 * c + 8 * g + {0..7} of key 2 * t + {0, 1, 8, 9}[i].
+template <int kDims>
+struct DecodeValues {
+  uint4 words[4][kDims / 64];
+};
+
+template <int kDims, bool kExact>
+__device__ __forceinline__ void LoadKeys(const KvLayer& layer, int64_t page, int kv_head,
+                                         int first_key, const DecodeShare& share,
+                                         DecodeKeys<kDims>& keys) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int dim = kExact ? kDims : layer.key_dim;
+  const __half* base = layer.keys + (page * layer.kv_heads + kv_head) * kPageTokens * dim;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    const int key = first_key + 8 * n + g;
+    const bool visible = key >= share.begin && key < share.end;
+    const __half* row = base + key % kPageTokens * dim;
+#pragma unroll
+    for (int c = 0; c < kDims / 32; ++c) {
+      keys.words[n][c] = make_uint4(0, 0, 0, 0);
+      if (visible) keys.words[n][c] = LoadEight<kExact>(row, 32 * c + 8 * t, dim);
+    }
+  }
+}
+
+template <int kDims, bool kExact>
+__device__ __forceinline__ void LoadValues(const KvLayer& layer, int64_t page, int kv_head,
+                                           int first_key, const DecodeShare& share,
+                                           DecodeValues<kDims>& values) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int dim = kExact ? kDims : layer.value_dim;
+  const __half* base = layer.values + (page * layer.kv_heads + kv_head) * kPageTokens * dim;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int key = first_key + 2 * t + i % 2 + 8 * (i / 2);
+    // What is not visible is not read: zero times a NaN left there would be NaN.
+    const bool visible = key >= share.begin && key < share.end;
+    const __half* row = base + key % kPageTokens * dim;
+#pragma unroll
+    for (int c = 0; c < kDims / 64; ++c) {
+      values.words[i][c] = make_uint4(0, 0, 0, 0);
+      if (visible) values.words[i][c] = LoadEight<kExact>(row, 64 * c + 8 * g, dim);
+    }
+  }
+}
+
+// Writes the queries of a block as left operands, scaled for powers of two: [2 * c + s][lane] has
+// columns 32 * c + 8 * t + 4 * s + {0..3}, in the order in which DecodeKeys has them.
+template <int kDims, int kTiles, bool kExact>
+__device__ __forceinline__ void PackQueries(const float* q,  // (heads, key_dim) of the block
+                                            int heads, int key_dim, float scale,
+                                            uint4 (&packed)[kDims / 16][32]) {
+  for (int i = threadIdx.x; i < kDims * 2; i += 32 * kDecodeWarps) {
+    const int step = i / 32, lane = i % 32, g = lane / 4, t = lane % 4;
+    const int from = step / 2 * 32 + 8 * t + 4 * (step % 2);
+    float4 rows[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int head = 8 * tile + g;
+      alignas(16) float v[4] = {};
+      if (head < heads) {
+        const float* row = q + head * key_dim;
+        if (kExact) {
+          *reinterpret_cast<float4*>(v) = *reinterpret_cast<const float4*>(row + from);
+        } else {
+          for (int k = 0; k < 4; ++k) v[k] = from + k < key_dim ? row[from + k] : 0.0f;
+        }
+      }
+      rows[tile] = make_float4(v[0] * scale, v[1] * scale, v[2] * scale, v[3] * scale);
+    }
+    const float4 first = rows[0], second = rows[kTiles - 1];
+    packed[step][lane] =
+        make_uint4(PackHalves(first.x, first.y),
+                   kTiles == 1 ? PackResidues(first.x, first.y) : PackHalves(second.x, second.y),
+                   PackHalves(first.z, first.w),
+                   kTiles == 1 ? PackResidues(first.z, first.w) : PackHalves(second.z, second.w));
+  }
+}
+
+// scores[tile][2 * n + e]: head 8 * tile + g, key 8 * n + 2 * t + e.
+template <int kDims, int kTiles>
+__device__ __forceinline__ void ScoreKeys(const uint4 (&queries)[kDims / 16][32],
+                                          const DecodeKeys<kDims>& keys,
+                                          float (&scores)[kTiles][4]) {
+  const int lane = threadIdx.x % 32;
+  float products[2][4] = {};
+#pragma unroll
+  for (int c = 0; c < kDims / 32; ++c) {
+    const uint4 first = queries[2 * c][lane], second = queries[2 * c + 1][lane];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const uint4 key = keys.words[n][c];
+      MultiplyAdd(products[n], first, key.x, key.y);
+      MultiplyAdd(products[n], second, key.z, key.w);
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      if (kTiles == 1) {
+        scores[0][2 * n + e] = products[n][e] + products[n][2 + e];
+      } else {
+        scores[0][2 * n + e] = products[n][e];
+        scores[kTiles - 1][2 * n + e] = products[n][2 + e];
+      }
+    }
+  }
+}
+
+// Takes the scores of keys first_key + {0..15}, at least one of them visible, into the softmax.
+// Leaves the keys' weights, packed as right operands, and scales the state's values down.
+template <int kDims, int kTiles>
+__device__ __forceinline__ void WeighKeys(int first_key, const DecodeShare& share,
+                                          float (&scores)[kTiles][4],
+                                          DecodeState<kDims, kTiles>& state,
+                                          uint2 (&weights)[kTiles]) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    float(&s)[4] = scores[tile];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int key = first_key + 8 * (i / 2) + 2 * t + i % 2;
+      if (key < share.begin || key >= share.end) s[i] = MinusInfinity();
+    }
+    const float here = MaxOverRow(fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3])));
+    const float largest = fmaxf(state.largest[tile], here);
+    const float factor = Exp2(state.largest[tile] - largest);
+    state.largest[tile] = largest;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = Exp2(s[i] - largest);
+    state.sum[tile] = state.sum[tile] * factor + ((s[0] + s[1]) + (s[2] + s[3]));
+    weights[tile] = make_uint2(PackHalves(s[0], s[1]), PackHalves(s[2], s[3]));
+    if (__all_sync(0xffffffffu, factor == 1.0f)) continue;
+    const float first = __shfl_sync(0xffffffffu, factor, 8 * t);
+    const float second = __shfl_sync(0xffffffffu, factor, 8 * t + 4);
+#pragma unroll
+    for (int m = 0; m < kDims / 16; ++m) {
+      state.values[tile][m][0] *= first;
+      state.values[tile][m][1] *= second;
+      state.values[tile][m][2] *= first;
+      state.values[tile][m][3] *= second;
+    }
+  }
+}
+
+template <int kDims, int kTiles>
+__device__ __forceinline__ void AddValues(const DecodeValues<kDims>& values,
+                                          const uint2 (&weights)[kTiles],
+                                          DecodeState<kDims, kTiles>& state) {
+#pragma unroll
+  for (int c = 0; c < kDims / 64; ++c) {
+    const uint32_t* words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = reinterpret_cast<const uint32_t*>(&values.words[i][c]);
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      // Even dims are rows 0 to 7 of the left operand, odd ones rows 8 to 15.
+      const uint4 left = make_uint4(__byte_perm(words[0][m], words[1][m], 0x5410),
+                                    __byte_perm(words[0][m], words[1][m], 0x7632),
+                                    __byte_perm(words[2][m], words[3][m], 0x5410),
+                                    __byte_perm(words[2][m], words[3][m], 0x7632));
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        MultiplyAdd(state.values[tile][4 * c + m], left, weights[tile].x, weights[tile].y);
+      }
+    }
+  }
+}
+
+// A warp goes through its part of the share: every kDecodeWarps-th run of 16 keys. The next keys
+// and values are asked for as soon as the registers of the last are free.
+template <int kDims, int kTiles, bool kExact>
+__device__ __forceinline__ void AttendShare(const DecodeArguments& a, const int32_t* pages,
+                                            int kv_head, const DecodeShare& share, const float* q,
+                                            int heads, uint4 (&queries)[kDims / 16][32],
+                                            DecodeState<kDims, kTiles>& state) {
+  constexpr int kStep = kDecodeWarps * kDecodeKeys;
+  // Where registers are short, values are asked for together with their keys' scores.
+  constexpr bool kValuesAhead = kDims * kTiles <= 256;
+  int key = share.begin / kDecodeKeys * kDecodeKeys + threadIdx.x / 32 * kDecodeKeys;
+  const auto page_of = [&](int k) { return k < share.end ? __ldg(pages + k / kPageTokens) : 0; };
+  int page = page_of(key), next_page = page_of(key + kStep);
+  DecodeKeys<kDims> keys;
+  DecodeValues<kDims> values;
+  if (key < share.end) {
+    LoadKeys<kDims, kExact>(a.layer, page, kv_head, key, share, keys);
+    if (kValuesAhead) LoadValues<kDims, kExact>(a.layer, page, kv_head, key, share, values);
+  }
+  PackQueries<kDims, kTiles, kExact>(q, heads, a.layer.key_dim, a.spec.scale * kLog2E, queries);
+  __syncthreads();
+  for (; key < share.end; key += kStep) {
+    const bool more = key + kStep < share.end;
+    const int page_behind = page_of(key + 2 * kStep);
+    float scores[kTiles][4];
+    uint2 weights[kTiles];
+    if (!kValuesAhead) LoadValues<kDims, kExact>(a.layer, page, kv_head, key, share, values);
+    ScoreKeys<kDims, kTiles>(queries, keys, scores);
+    if (more) LoadKeys<kDims, kExact>(a.layer, next_page, kv_head, key + kStep, share, keys);
+    WeighKeys<kDims, kTiles>(key, share, scores, state, weights);
+    AddValues<kDims, kTiles>(values, weights, state);
+    if (more && kValuesAhead) {
+      LoadValues<kDims, kExact>(a.layer, next_page, kv_head, key + kStep, share, values);
+    }
+    page = next_page;
+    next_page = page_behind;
+  }
+}
+
+// Consecutive elements that a thread finishes together.
+template <int kWidth>
+struct alignas(4 * kWidth) DecodeElements {
+  float v[kWidth];
+};
+
+// Writes elements [first, first + kWidth) of a head of a row. Whole warps call it where the result
+// is quantized.
+template <int kWidth>
+__device__ __forceinline__ void WriteDecoded(const DecodeArguments& a, int64_t row, int head,
+                                             int first, bool valid,
+                                             const DecodeElements<kWidth>& elements) {
+  const int column = head * a.layer.value_dim + first;
+  if (valid && a.rows.out != nullptr) {
+    *reinterpret_cast<DecodeElements<kWidth>*>(a.rows.out + row * a.rows.out_stride + column) =
+        elements;
+  }
+  if constexpr (kWidth == 4) {
+    if (a.quantize) {
+      const float* v = elements.v;
+      QuantizeFour(make_float4(v[0], v[1], v[2], v[3]), valid, row, column / 4, a.rows.quantized);
+    }
+  }
+}
+
+// The last block of a row and tile to finish merges what all of them left.
+template <int kWidth>
+__device__ __forceinline__ void MergeShares(const DecodeArguments& a, int64_t row, int first_head,
+                                            int heads, int active,
+                                            float (&factors)[16][kMaxDecodeSplits]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int64_t first =
+      (static_cast<int64_t>(blockIdx.z) * a.spec.heads + first_head) * a.splits.splits;
+  for (int head = warp; head < heads; head += kDecodeWarps) {
+    const float2* parts = a.partial_softmax + first + head * a.splits.splits;
+    const float2 nothing = make_float2(MinusInfinity(), 0);
+    const float2 low = lane < active ? __ldcg(parts + lane) : nothing;
+    const float2 high = lane + 32 < active ? __ldcg(parts + lane + 32) : nothing;
+    float sink = MinusInfinity();
+    if (a.spec.sinks != nullptr) sink = a.spec.sinks[first_head + head] * kLog2E;
+    float largest = fmaxf(fmaxf(low.x, high.x), sink);
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+    }
+    const float low_factor = Exp2(low.x - largest), high_factor = Exp2(high.x - largest);
+    float sum = low.y * low_factor + high.y * high_factor;
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    }
+    const float inverse = 1.0f / (sum + Exp2(sink - largest));
+    factors[head][lane] = low_factor * inverse;
+    factors[head][lane + 32] = high_factor * inverse;
+  }
+  __syncthreads();
+  const int value_dim = a.layer.value_dim, pieces = value_dim / kWidth;
+  for (int begin = 0; begin < heads * pieces; begin += blockDim.x) {
+    const int i = begin + threadIdx.x;
+    const bool valid = i < heads * pieces;
+    const int head = valid ? i / pieces : 0, from = valid ? i % pieces * kWidth : 0;
+    const float* partial = a.workspace.partials + (first + head * a.splits.splits) * value_dim;
+    DecodeElements<kWidth> total = {};
+#pragma unroll 8
+    for (int split = 0; split < active; ++split) {
+      const float* at = partial + split * value_dim + from;
+      DecodeElements<kWidth> part;
+      if constexpr (kWidth == 4) {
+        *reinterpret_cast<float4*>(part.v) = __ldcg(reinterpret_cast<const float4*>(at));
+      } else {
+        *reinterpret_cast<float2*>(part.v) = __ldcg(reinterpret_cast<const float2*>(at));
+      }
+      const float factor = factors[head][split];
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) total.v[e] += factor * part.v[e];
+    }
+    WriteDecoded<kWidth>(a, row, first_head + head, valid ? from : i % 8 * kWidth, valid, total);
+  }
+}
+
+// What a block keeps in shared memory.
+template <int kDims>
+struct DecodeShared {
+  uint4 queries[kDims / 16][32];
+  float values[kDecodeWarps][8][kDims + 4];  // of one tile
+  float largest[kDecodeWarps][16];           // of all its heads
+  float sums[kDecodeWarps][16];
+  float factors[16][kMaxDecodeSplits];
+  bool last;
+};
+
+// Merges the warps' softmaxes and writes the result, or, if the row is shared, the block's part.
+template <int kDims, int kTiles, int kWidth>
+__device__ __forceinline__ void MergeWarps(const DecodeArguments& a, int64_t row, int first_head,
+                                           int heads, const DecodeShare& share,
+                                           const DecodeState<kDims, kTiles>& state,
+                                           DecodeShared<kDims>& shared) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const float sum = SumOverRow(state.sum[tile]);
+    if (t == 0) {
+      shared.largest[warp][8 * tile + g] = state.largest[tile];
+      shared.sums[warp][8 * tile + g] = sum;
+    }
+#pragma unroll
+    for (int m = 0; m < kDims / 16; ++m) {
+      const float(&v)[4] = state.values[tile][m];
+      const int dim = m / 4 * 64 + 8 * g + m % 4 * 2;
+      *reinterpret_cast<float2*>(&shared.values[warp][2 * t][dim]) = make_float2(v[0], v[2]);
+      *reinterpret_cast<float2*>(&shared.values[warp][2 * t + 1][dim]) = make_float2(v[1], v[3]);
+    }
+    __syncthreads();
+    const int value_dim = a.layer.value_dim, pieces = value_dim / kWidth;
+    const int tile_heads = min(8, heads - 8 * tile);
+    for (int begin = 0; begin < tile_heads * pieces; begin += blockDim.x) {
+      const int i = begin + threadIdx.x;
+      const bool valid = i < tile_heads * pieces;
+      const int h = valid ? i / pieces : 0, from = valid ? i % pieces * kWidth : 0;
+      const int head = 8 * tile + h;
+      float sink = MinusInfinity();
+      if (share.active == 1 && a.spec.sinks != nullptr) {
+        sink = a.spec.sinks[first_head + head] * kLog2E;
+      }
+      float largest = sink;
+      for (int w = 0; w < kDecodeWarps; ++w) largest = fmaxf(largest, shared.largest[w][head]);
+      float total = Exp2(sink - largest);
+      DecodeElements<kWidth> elements = {};
+#pragma unroll
+      for (int w = 0; w < kDecodeWarps; ++w) {
+        const float factor = Exp2(shared.largest[w][head] - largest);
+        total += factor * shared.sums[w][head];
+        const auto part =
+            *reinterpret_cast<const DecodeElements<kWidth>*>(&shared.values[w][h][from]);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) elements.v[e] += factor * part.v[e];
+      }
+      if (share.active == 1) {
+        const float inverse = 1.0f / total;
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) elements.v[e] *= inverse;
+        WriteDecoded<kWidth>(a, row, first_head + head, from, valid, elements);
+      } else if (valid) {
+        const int64_t part = (static_cast<int64_t>(blockIdx.z) * a.spec.heads + first_head + head) *
+                                 a.splits.splits +
+                             share.split;
+        *reinterpret_cast<DecodeElements<kWidth>*>(a.workspace.partials + part * value_dim + from) =
+            elements;
+        if (from == 0) a.partial_softmax[part] = make_float2(largest, total);
+      }
+    }
+    if (tile + 1 < kTiles) __syncthreads();
+  }
+}
+
+// Grid: (splits, kv_heads * tiles, rows). kExact: key_dim and value_dim are kDims; else they are
+// smaller or equal.
+template <int kDims, int kTiles, bool kExact>
+__global__ void __launch_bounds__(32 * kDecodeWarps)
+    DecodeKernel(const __grid_constant__ DecodeArguments a) {
+  constexpr int kWidth = kExact ? 4 : 2;
+  __shared__ DecodeShared<kDims> shared;
+  const DecodeRow row = a.decode_rows[blockIdx.z];
+  if (row.position < 0) return;
+  const DecodeShare share = FindDecodeShare(a, row.position);
+  if (share.split >= share.active) return;
+
+  const int kv_head = blockIdx.y / a.tiles, tile = blockIdx.y % a.tiles;
+  const int group = a.spec.heads / a.layer.kv_heads;
+  const int tile_heads = (group + a.tiles - 1) / a.tiles;
+  const int first_head = kv_head * group + tile * tile_heads;
+  const int heads = min(tile_heads, group - tile * tile_heads);
+
+  DecodeState<kDims, kTiles> state = {};
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) state.largest[i] = MinusInfinity();
+  const float* q = a.rows.q + row.row * a.rows.q_stride + first_head * a.layer.key_dim;
+  AttendShare<kDims, kTiles, kExact>(a, a.pages + row.pages, kv_head, share, q, heads,
+                                     shared.queries, state);
+  MergeWarps<kDims, kTiles, kWidth>(a, row.row, first_head, heads, share, state, shared);
+  if (share.active == 1) return;
+
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    // It wraps to zero, ready for the next launch.
+    const unsigned int others = share.active - 1;
+    unsigned int* counter = a.workspace.counters + blockIdx.z * gridDim.y + blockIdx.y;
+    shared.last = atomicInc(counter, others) == others;
+  }
+  __syncthreads();
+  if (!shared.last) return;
+  __threadfence();
+  MergeShares<kWidth>(a, row.row, first_head, heads, share.active, shared.factors);
+}
+
+template <int kDims, int kTiles>
+void LaunchDecode(const DecodeArguments& a, int n_decode_rows, cudaStream_t stream) {
+  const dim3 grid(a.splits.splits, a.layer.kv_heads * a.tiles, n_decode_rows);
+  const bool exact = a.layer.key_dim == kDims && a.layer.value_dim == kDims;
+  const auto kernel =
+      exact ? DecodeKernel<kDims, kTiles, true> : DecodeKernel<kDims, kTiles, false>;
+  kernel<<<grid, 32 * kDecodeWarps, 0, stream>>>(a);
+}
+
+template <int kDims>
+void LaunchDecodeFor(const DecodeArguments& a, int tile_heads, int n_decode_rows,
+                     cudaStream_t stream) {
+  if constexpr (MostDecodeHeads(kDims) > 8) {
+    if (tile_heads > 8) return LaunchDecode<kDims, 2>(a, n_decode_rows, stream);
+  }
+  LaunchDecode<kDims, 1>(a, n_decode_rows, stream);
+}
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_ATTENTION_DECODE_ATTENTION_CUH_

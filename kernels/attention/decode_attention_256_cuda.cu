@@ -1,0 +1,7 @@
+#include "kernels/attention/decode_attention.cuh"
+
+namespace gguf_offload::cuda {
+
+template void LaunchDecodeFor<256>(const DecodeArguments&, int, int, cudaStream_t);
+
+}  // namespace gguf_offload::cuda

@@ -1,0 +1,147 @@
+// How products of weight matrices with a few columns of activations are spread over a grid: shared
+// by the kernels for quantized and for plain weights.
+//
+// A warp multiplies kMatVecRows neighbouring rows with up to kMatVecColumns columns. Where rows are
+// too few to fill a GPU with warps, 2 or 4 warps of a block share the rows' columns and add up
+// their sums in a fixed order. All of that follows from the matrices' shapes alone, neither from
+// the number of activation columns nor from the GPU, so a result does not depend on them either.
+#ifndef KERNELS_MATMUL_MATVEC_LAUNCH_CUH_
+#define KERNELS_MATMUL_MATVEC_LAUNCH_CUH_
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "kernels/matmul/matvec_matrix.h"
+
+namespace gguf_offload::cuda {
+
+inline constexpr int kMatVecWarps = 4;    // a block
+inline constexpr int kMatVecRows = 2;     // a warp
+inline constexpr int kMatVecColumns = 8;  // of activations, at most, a warp
+
+// A kernel parameter.
+struct MatVecLaunch {
+  struct Matrix {
+    MatVecMatrix matrix;
+    int64_t first_block;  // of the blocks of all matrices, before `column_chunks` are counted
+  };
+  Matrix matrices[kMaxMatVecMatrices];
+  int matrix_count;
+  int split;          // warps that share the columns of weights: 1, 2 or 4
+  int n;              // activation columns
+  int column_chunks;  // parts of up to kMatVecColumns that they are cut into
+  int64_t cols;       // of the weights
+};
+
+// Warps that share rows of `chunks` pieces each: enough that a large GPU (132 processors with 32
+// warps each, say) has work for about every warp.
+inline int ChooseSplit(int64_t rows, int64_t chunks) {
+  constexpr int64_t kEnoughWarps = 4096;
+  int split = 1;
+  while (split < kMatVecWarps && 2 * split <= chunks && rows / kMatVecRows * split < kEnoughWarps) {
+    split *= 2;
+  }
+  return split;
+}
+
+// Fills `launch` and returns the number of blocks. A warp takes `chunk_elements` of a row at a
+// time.
+inline int64_t PlanMatVec(std::span<const MatVecMatrix> matrices, int64_t cols, int n,
+                          int chunk_elements, MatVecLaunch& launch) {
+  int64_t rows = 0;
+  for (const MatVecMatrix& matrix : matrices) rows += matrix.rows;
+  launch.split = ChooseSplit(rows, (cols + chunk_elements - 1) / chunk_elements);
+  launch.n = n;
+  launch.cols = cols;
+  launch.column_chunks = (n + kMatVecColumns - 1) / kMatVecColumns;
+  launch.matrix_count = static_cast<int>(matrices.size());
+  const int64_t block_rows = kMatVecRows * (kMatVecWarps / launch.split);
+  int64_t blocks = 0;
+  for (int i = 0; i < launch.matrix_count; ++i) {
+    launch.matrices[i] = {matrices[i], blocks};
+    blocks += (matrices[i].rows + block_rows - 1) / block_rows;
+  }
+  return blocks * launch.column_chunks;
+}
+
+// The smallest kernel for n columns: 1, 2, 4 or 8.
+inline int RoundUpColumns(int n) { return n <= 2 ? n : n <= 4 ? 4 : kMatVecColumns; }
+
+#ifdef __CUDACC__
+
+// What one warp is to do.
+struct MatVecTask {
+  int matrix;        // of launch.matrices
+  int64_t row;       // first of kMatVecRows; may lie beyond the last, then there is nothing to do
+  int part;          // which of the `split` parts of the columns of weights
+  int first_column;  // of activations
+};
+
+__device__ __forceinline__ MatVecTask FindMatVecTask(const MatVecLaunch& launch) {
+  // Blocks of the same rows are neighbours, so that the second finds the weights in the cache.
+  int64_t block = blockIdx.x;
+  int chunk = 0;
+  if (launch.column_chunks > 1) {
+    chunk = static_cast<int>(blockIdx.x % static_cast<unsigned>(launch.column_chunks));
+    block = blockIdx.x / static_cast<unsigned>(launch.column_chunks);
+  }
+  MatVecTask task;
+  task.first_column = chunk * kMatVecColumns;
+  task.matrix = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxMatVecMatrices; ++i) {
+    if (i < launch.matrix_count && block >= launch.matrices[i].first_block) task.matrix = i;
+  }
+  const int warp = threadIdx.x / 32;
+  const int teams = kMatVecWarps / launch.split;
+  task.part = warp % launch.split;
+  task.row = ((block - launch.matrices[task.matrix].first_block) * teams + warp / launch.split) *
+             kMatVecRows;
+  return task;
+}
+
+// Adds up the lanes' sums (and those of the warps that share the rows) and stores the products. All
+// threads of the block call it.
+template <int kColumns>
+__device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const MatVecTask& task,
+                                             float (&sums)[kMatVecRows][kColumns]) {
+  constexpr int kSums = kMatVecRows * kColumns;
+  static_assert(kSums <= 32);
+  __shared__ float parts[kMatVecWarps][kSums];
+  const int lane = threadIdx.x % 32;
+  float sum = 0;  // lane i: sum i
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    float value = sums[i / kColumns][i % kColumns];
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    if (lane == i) sum = value;
+  }
+  if (launch.split > 1) {
+    const int warp = threadIdx.x / 32;
+    if (lane < kSums) parts[warp][lane] = sum;
+    __syncthreads();
+    if (task.part != 0) return;
+    if (lane < kSums) {
+      for (int part = 1; part < launch.split; ++part) sum += parts[warp + part][lane];
+    }
+  }
+  const int64_t row = task.row + lane / kColumns;
+  const int column = task.first_column + lane % kColumns;
+  const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
+  if (lane < kSums && row < matrix.rows && column < launch.n) {
+    if (matrix.bias != nullptr) sum += matrix.bias[row];
+    matrix.y[column * matrix.y_stride + row] = sum;
+  }
+}
+
+#endif  // __CUDACC__
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_MATMUL_MATVEC_LAUNCH_CUH_

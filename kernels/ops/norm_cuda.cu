@@ -1,0 +1,173 @@
+#include <algorithm>
+
+#include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/norm_cuda.h"
+#include "kernels/ops/quantize_four.cuh"
+#include "kernels/ops/vector_access.h"
+
+namespace gguf_offload::cuda {
+namespace {
+
+// The tensors of one launch; `residual` is null unless x is to be added to it.
+struct NormArguments {
+  float* residual;
+  int64_t residual_stride;
+  const float* x;
+  int64_t x_stride;
+  const float* weight;
+  float eps;
+  int cols;
+  float* out;
+  int64_t out_stride;
+  QuantizedRows quantized;
+};
+
+__device__ __forceinline__ float4 Load4(const float* row, int vector) {
+  return reinterpret_cast<const float4*>(row)[vector];
+}
+
+__device__ __forceinline__ void Store4(float* row, int vector, float4 values) {
+  reinterpret_cast<float4*>(row)[vector] = values;
+}
+
+__device__ __forceinline__ float4 Add4(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+// A block normalizes a row that it keeps in registers, four elements times kVectors a thread, so
+// that memory is waited for once. The weights are asked for before the sum is known.
+template <int kVectors, bool kAdd>
+__global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
+    NormKernel(const __grid_constant__ NormArguments a) {
+  __shared__ float warp_sums[32];
+  const int64_t row = blockIdx.x;
+  const int vectors = a.cols / 4;
+  float4 values[kVectors], weights[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int vector = threadIdx.x + i * blockDim.x;
+    values[i] = make_float4(0, 0, 0, 0);
+    weights[i] = make_float4(1, 1, 1, 1);
+    if (vector >= vectors) continue;
+    values[i] = Load4(a.x + row * a.x_stride, vector);
+    if (kAdd) values[i] = Add4(Load4(a.residual + row * a.residual_stride, vector), values[i]);
+    if (a.weight != nullptr) weights[i] = Load4(a.weight, vector);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const float4 v = values[i];
+    sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    const int vector = threadIdx.x + i * blockDim.x;
+    if (kAdd && vector < vectors) Store4(a.residual + row * a.residual_stride, vector, v);
+  }
+  sum = SumOverBlock(sum, warp_sums);
+  const float scale = 1.0f / sqrtf(sum / a.cols + a.eps);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int vector = threadIdx.x + i * blockDim.x;
+    const bool valid = vector < vectors;
+    const float4 v = values[i], w = weights[i];
+    const float4 result =
+        make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
+    if (valid && a.out != nullptr) Store4(a.out + row * a.out_stride, vector, result);
+    if (a.quantized.q != nullptr) QuantizeFour(result, valid, row, vector, a.quantized);
+  }
+}
+
+// Any number of columns and any alignment: element by element, reading the row twice. A thread
+// reads again only what it wrote itself.
+__global__ void __launch_bounds__(1024) AnyNormKernel(const __grid_constant__ NormArguments a) {
+  __shared__ float warp_sums[32];
+  const int64_t row = blockIdx.x;
+  const float* values =
+      a.residual != nullptr ? a.residual + row * a.residual_stride : a.x + row * a.x_stride;
+  float sum = 0;
+  for (int i = threadIdx.x; i < a.cols; i += blockDim.x) {
+    float value = values[i];
+    if (a.residual != nullptr) {
+      value += a.x[row * a.x_stride + i];
+      a.residual[row * a.residual_stride + i] = value;
+    }
+    sum += value * value;
+  }
+  sum = SumOverBlock(sum, warp_sums);
+  const float scale = 1.0f / sqrtf(sum / a.cols + a.eps);
+  for (int i = threadIdx.x; i < a.cols; i += blockDim.x) {
+    const float result = values[i] * scale * (a.weight != nullptr ? a.weight[i] : 1.0f);
+    if (a.out != nullptr) a.out[row * a.out_stride + i] = result;
+    // Whole warps get here: with 8-bit output the columns are a multiple of 32.
+    if (a.quantized.q != nullptr) QuantizeGroup(result, row, i / 32, a.quantized);
+  }
+}
+
+template <bool kAdd>
+void Launch(const NormArguments& a, int rows, cudaStream_t stream) {
+  if (rows <= 0 || a.cols <= 0) return;
+  const bool aligned = a.cols % 4 == 0 && SixteenByteRows(a.residual, a.residual_stride) &&
+                       SixteenByteRows(a.x, a.x_stride) && SixteenByteRows(a.weight) &&
+                       SixteenByteRows(a.out, a.out_stride);
+  // A few rows: as many threads as there is work, for the shortest time. Many: four vectors a
+  // thread, so that more rows fit a multiprocessor and fewer warps meet at each barrier.
+  const int vectors = a.cols / 4;
+  const auto threads = [&](int vectors_a_thread) {
+    return ((vectors + vectors_a_thread - 1) / vectors_a_thread + 31) / 32 * 32;
+  };
+  if (!aligned || vectors > 4096) {
+    AnyNormKernel<<<rows, std::min(1024, (a.cols + 31) / 32 * 32), 0, stream>>>(a);
+  } else if (rows < 128 && vectors <= 1024) {
+    NormKernel<1, kAdd><<<rows, threads(1), 0, stream>>>(a);
+  } else if (rows < 128 && vectors <= 2048) {
+    NormKernel<2, kAdd><<<rows, threads(2), 0, stream>>>(a);
+  } else if (vectors <= 2048) {
+    NormKernel<4, kAdd><<<rows, threads(4), 0, stream>>>(a);
+  } else {
+    NormKernel<8, kAdd><<<rows, threads(8), 0, stream>>>(a);
+  }
+}
+
+__global__ void AddKernel(float* residual, int64_t residual_stride, const float* x,
+                          int64_t x_stride, int vectors) {
+  const int vector = blockIdx.x * blockDim.x + threadIdx.x;
+  if (vector >= vectors) return;
+  residual += blockIdx.y * residual_stride;
+  Store4(residual, vector, Add4(Load4(residual, vector), Load4(x + blockIdx.y * x_stride, vector)));
+}
+
+__global__ void AnyAddKernel(float* residual, int64_t residual_stride, const float* x,
+                             int64_t x_stride, int cols) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < cols) residual[blockIdx.y * residual_stride + i] += x[blockIdx.y * x_stride + i];
+}
+
+}  // namespace
+
+void RmsNorm(const float* x, int64_t x_stride, const float* weight, float eps, int rows, int cols,
+             float* out, int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream) {
+  Launch<false>({nullptr, 0, x, x_stride, weight, eps, cols, out, out_stride, quantized}, rows,
+                stream);
+}
+
+void AddRmsNorm(float* residual, int64_t residual_stride, const float* x, int64_t x_stride,
+                const float* weight, float eps, int rows, int cols, float* out, int64_t out_stride,
+                const QuantizedRows& quantized, cudaStream_t stream) {
+  Launch<true>(
+      {residual, residual_stride, x, x_stride, weight, eps, cols, out, out_stride, quantized}, rows,
+      stream);
+}
+
+void Add(float* residual, int64_t residual_stride, const float* x, int64_t x_stride, int rows,
+         int cols, cudaStream_t stream) {
+  if (rows <= 0 || cols <= 0) return;
+  const unsigned n = rows;
+  if (cols % 4 == 0 && SixteenByteRows(residual, residual_stride) && SixteenByteRows(x, x_stride)) {
+    const int vectors = cols / 4;
+    AddKernel<<<dim3((vectors + 127) / 128, n), 128, 0, stream>>>(residual, residual_stride, x,
+                                                                  x_stride, vectors);
+  } else {
+    AnyAddKernel<<<dim3((cols + 255) / 256, n), 256, 0, stream>>>(residual, residual_stride, x,
+                                                                  x_stride, cols);
+  }
+}
+
+}  // namespace gguf_offload::cuda

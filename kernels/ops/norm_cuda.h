@@ -1,0 +1,43 @@
+// Root mean square normalization on the GPU; see norm.h for what is computed.
+//
+// All pointers are device memory, strides are in elements; 16-byte aligned rows are fastest. A row
+// is summed in an order that depends on the sizes only. Where `quantized.q` is not null, cols is a
+// multiple of 32 and the result is written in 8 bits too, in the same pass.
+#ifndef KERNELS_OPS_NORM_CUDA_H_
+#define KERNELS_OPS_NORM_CUDA_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/matmul/quantized_rows.cuh"
+
+namespace gguf_offload::cuda {
+
+// out = norm(x); `out` may be `x`, or null where `quantized` is enough.
+void RmsNorm(const float* x,  // (rows, cols), rows x_stride apart
+             int64_t x_stride,
+             const float* weight,  // (cols) or null
+             float eps, int rows, int cols,
+             float* out,  // (rows, cols), rows out_stride apart
+             int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
+
+// residual += x, then out = norm(residual); `out` may be `x`, or null where `quantized` is enough.
+void AddRmsNorm(float* residual,  // (rows, cols), rows residual_stride apart
+                int64_t residual_stride,
+                const float* x,  // (rows, cols), rows x_stride apart
+                int64_t x_stride,
+                const float* weight,  // (cols) or null
+                float eps, int rows, int cols,
+                float* out,  // (rows, cols), rows out_stride apart
+                int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
+
+// residual += x
+void Add(float* residual,  // (rows, cols), rows residual_stride apart
+         int64_t residual_stride,
+         const float* x,  // (rows, cols), rows x_stride apart
+         int64_t x_stride, int rows, int cols, cudaStream_t stream);
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_OPS_NORM_CUDA_H_

@@ -1,0 +1,130 @@
+#include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/rope_cuda.h"
+
+namespace gguf_offload::cuda {
+namespace {
+
+constexpr int kWarps = 4;       // of a block, each with a head of its own
+constexpr int kMostRounds = 8;  // of 64 elements, for heads of up to 512
+
+__global__ void __launch_bounds__(128)
+    AnglesKernel(const double* radians, float magnitude, const int32_t* positions, int rows,
+                 int pairs, float2* angles) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= static_cast<int64_t>(rows) * pairs) return;
+  double sine, cosine;
+  sincos(positions[i / pairs] * radians[i % pairs], &sine, &cosine);
+  angles[i] =
+      make_float2(static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude));
+}
+
+__device__ __forceinline__ void Store(float* to, int i, float value) { to[i] = value; }
+__device__ __forceinline__ void Store(__half* to, int i, float value) {
+  to[i] = __float2half_rn(value);
+}
+
+// One head by one warp, kept in registers between the norm and the rotation. kRounds: how many
+// times 64 elements cover the head. Lane l has pairs l, l + 32..., first those that turn, then the
+// rest of the head, two neighbours a pair.
+template <int kRounds, typename T>
+__device__ __forceinline__ void RotateHead(const RotateAndStore& a, int64_t row, const float* from,
+                                           const float* weight, T* to) {
+  const int lane = threadIdx.x % 32;
+  const int dim = a.layer.key_dim;
+  const bool neox = a.style == RopeStyle::kNeox;
+  float first[kRounds], second[kRounds], first_weight[kRounds], second_weight[kRounds];
+  float2 angle[kRounds];
+  int first_index[kRounds], second_index[kRounds];
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < kRounds; ++j) {
+    const int pair = lane + 32 * j;
+    const bool turns = pair < a.pairs;
+    first_index[j] = turns && neox ? pair : 2 * pair;
+    second_index[j] = turns && neox ? pair + a.pairs : 2 * pair + 1;
+    first[j] = second[j] = 0;
+    first_weight[j] = second_weight[j] = 1;
+    angle[j] = make_float2(1, 0);
+    if (2 * pair >= dim) continue;
+    first[j] = from[first_index[j]];
+    second[j] = from[second_index[j]];
+    if (a.normalize && weight != nullptr) {
+      first_weight[j] = weight[first_index[j]];
+      second_weight[j] = weight[second_index[j]];
+    }
+    if (turns) angle[j] = a.angles[row * a.pairs + pair];
+    sum += first[j] * first[j] + second[j] * second[j];
+  }
+  float scale = 1;
+  if (a.normalize) scale = 1.0f / sqrtf(SumOverWarp(sum) / dim + a.eps);
+#pragma unroll
+  for (int j = 0; j < kRounds; ++j) {
+    const int pair = lane + 32 * j;
+    if (2 * pair >= dim) continue;
+    float x = first[j] * scale * first_weight[j];
+    float y = second[j] * scale * second_weight[j];
+    if (pair < a.pairs) {
+      const float turned = x * angle[j].x - y * angle[j].y;
+      y = x * angle[j].y + y * angle[j].x;
+      x = turned;
+    }
+    Store(to, first_index[j], x);
+    Store(to, second_index[j], y);
+  }
+}
+
+// Warps of a row: the query heads, then the key heads, then the value heads.
+template <int kRounds>
+__global__ void __launch_bounds__(32 * kWarps)
+    RotateAndStoreKernel(const __grid_constant__ RotateAndStore a) {
+  const int64_t row = blockIdx.y;
+  int head = blockIdx.x * kWarps + threadIdx.x / 32;
+  const int kv_heads = a.layer.kv_heads, key_dim = a.layer.key_dim;
+  if (head >= a.heads + 2 * kv_heads) return;
+  const int position = a.positions[row];
+  if (position < 0) return;
+  if (head < a.heads) {
+    float* q = a.q + row * a.q_stride + head * key_dim;
+    RotateHead<kRounds>(a, row, q, a.q_norm, q);
+    return;
+  }
+  head -= a.heads;
+  const bool is_key = head < kv_heads;
+  if (!is_key) head -= kv_heads;
+  const int64_t page = a.pages[a.row_pages[row] + position / kPageTokens];
+  const int64_t slot = (page * kv_heads + head) * kPageTokens + position % kPageTokens;
+  if (is_key) {
+    RotateHead<kRounds>(a, row, a.k + row * a.k_stride + head * key_dim, a.k_norm,
+                        a.layer.keys + slot * key_dim);
+    return;
+  }
+  const int value_dim = a.layer.value_dim;
+  const float2* v = reinterpret_cast<const float2*>(a.v + row * a.v_stride + head * value_dim);
+  __half2* to = reinterpret_cast<__half2*>(a.layer.values + slot * value_dim);
+  for (int i = threadIdx.x % 32; i < value_dim / 2; i += 32) to[i] = __float22half2_rn(v[i]);
+}
+
+}  // namespace
+
+void ComputeRopeAngles(const double* radians, float magnitude, const int32_t* positions, int rows,
+                       int pairs, float2* angles, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(rows) * pairs;
+  if (count <= 0) return;
+  AnglesKernel<<<static_cast<unsigned>((count + 127) / 128), 128, 0, stream>>>(
+      radians, magnitude, positions, rows, pairs, angles);
+}
+
+void RotateAndStoreKv(const RotateAndStore& a, cudaStream_t stream) {
+  const int warps = a.heads + 2 * a.layer.kv_heads;
+  if (a.rows <= 0 || warps <= 0) return;
+  const dim3 grid((warps + kWarps - 1) / kWarps, static_cast<unsigned>(a.rows));
+  if (a.layer.key_dim <= 64) {
+    RotateAndStoreKernel<1><<<grid, 32 * kWarps, 0, stream>>>(a);
+  } else if (a.layer.key_dim <= 128) {
+    RotateAndStoreKernel<2><<<grid, 32 * kWarps, 0, stream>>>(a);
+  } else {
+    RotateAndStoreKernel<kMostRounds><<<grid, 32 * kWarps, 0, stream>>>(a);
+  }
+}
+
+}  // namespace gguf_offload::cuda
