@@ -30,17 +30,31 @@ ABSL_FLAG(std::string, model, "", "Name of the model at the weight daemon");
 ABSL_FLAG(std::string, listen, "127.0.0.1:7071", "HOST:PORT to serve on; port 0 picks a free one");
 ABSL_FLAG(std::string, backend, "auto", "auto, cpu or cuda");
 ABSL_FLAG(std::string, activations, "int8",
-          "Precision of activations in matrix products: int8 (fast) or float32 (exact)");
+          "Precision of activations in matrix products: int8 (fast), float32 (exact; CPU only) or "
+          "float16 (CUDA only)");
 ABSL_FLAG(int, threads, 0, "Threads of the CPU backend; 0: one for each core");
 ABSL_FLAG(int, context_tokens, 0,
           "Longest sequence, prompt and answer; 0: the model's own limit, at most 4096");
-ABSL_FLAG(int, kv_tokens, 0, "Tokens that the KV cache holds for all sequences; 0: 4 x context");
-ABSL_FLAG(int, step_tokens, 256, "Most tokens that one step processes");
+ABSL_FLAG(int, kv_tokens, 0,
+          "Tokens that the KV cache holds for all sequences; 0: 4 x context, on a GPU less if the "
+          "budget is small");
+ABSL_FLAG(int, step_tokens, 0,
+          "Most tokens that one step processes; 0: 256 on the CPU, what fits on a GPU");
 ABSL_FLAG(int, max_sequences, 32, "Most requests running at once");
 ABSL_FLAG(int, max_waiting, 64, "Most requests waiting; more are turned away");
 ABSL_FLAG(std::string, host_memory, "",
           "Memory for weights that are streamed, for example 6GiB; what does not fit is fetched "
           "again in every step. Default: 70 % of what is available");
+ABSL_FLAG(
+    std::string, gpu_memory, "",
+    "GPU memory for everything beyond the CUDA context, for example 900MiB or 6GiB; what does "
+    "not fit is streamed in every step. Default: 90 % of what is free");
+ABSL_FLAG(std::string, resident_weights, "",
+          "At most so many bytes of weights stay in GPU memory; default: all that fit");
+ABSL_FLAG(
+    std::string, transport, "auto",
+    "How weights get to the GPU: auto, registered (DMA from the mapped files), staged (through "
+    "pinned memory) or direct-io (from the disk past the page cache)");
 ABSL_FLAG(absl::Duration, attach_timeout, absl::Seconds(60),
           "How long to wait for the weight daemon at start");
 ABSL_FLAG(absl::Duration, grace, absl::Seconds(30),
@@ -71,42 +85,71 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
   if (options.model.empty()) return error("--model=NAME is missing");
 
   const std::string backend = absl::GetFlag(FLAGS_backend);
-  if (backend == "cuda") return error("--backend=cuda: this binary has no CUDA backend");
-  if (backend != "auto" && backend != "cpu") {
+  if (backend != "auto" && backend != "cpu" && backend != "cuda") {
     return error("--backend=", backend, " is not auto, cpu or cuda");
   }
-  const std::string activations = absl::GetFlag(FLAGS_activations);
-  if (activations != "int8" && activations != "float32") {
-    return error("--activations=", activations, " is not int8 or float32");
+  options.cuda = backend == "cuda" || (backend == "auto" && CudaAvailable());
+
+  EngineOptions& engine = options.engine;
+  options.activations = absl::GetFlag(FLAGS_activations);
+  if (options.activations == "int8") {
+    engine.activations = ActivationPrecision::kInt8;
+  } else if (options.activations == "float16") {
+    engine.activations = ActivationPrecision::kFloat16;
+  } else if (options.activations == "float32") {
+    engine.activations = ActivationPrecision::kFloat32;
+    // The GPU has no exact mode; who asks for one gets it.
+    if (backend == "auto") options.cuda = false;
+  } else {
+    return error("--activations=", options.activations, " is not int8, float16 or float32");
   }
-  options.activations = activations == "int8" ? ActivationType::kInt8 : ActivationType::kFloat32;
+  const std::string transport = absl::GetFlag(FLAGS_transport);
+  if (transport == "registered") {
+    engine.transport = Transport::kRegistered;
+  } else if (transport == "staged") {
+    engine.transport = Transport::kStaged;
+  } else if (transport == "direct-io") {
+    engine.transport = Transport::kDirectIo;
+  } else if (transport != "auto") {
+    return error("--transport=", transport, " is not auto, registered, staged or direct-io");
+  }
 
   const auto in_range = [](int value, int min, int max) { return value >= min && value <= max; };
-  options.threads = absl::GetFlag(FLAGS_threads);
-  if (!in_range(options.threads, 0, 1024)) return error("--threads is not 0 to 1024");
-  if (options.threads == 0) options.threads = CoresOfThisProcess();
-  options.context_tokens = absl::GetFlag(FLAGS_context_tokens);
-  if (!in_range(options.context_tokens, 0, 1 << 24))
+  engine.threads = absl::GetFlag(FLAGS_threads);
+  if (!in_range(engine.threads, 0, 1024)) return error("--threads is not 0 to 1024");
+  if (engine.threads == 0) engine.threads = CoresOfThisProcess();
+  engine.context_tokens = absl::GetFlag(FLAGS_context_tokens);
+  if (!in_range(engine.context_tokens, 0, 1 << 24))
     return error("--context-tokens is out of range");
-  options.kv_tokens = absl::GetFlag(FLAGS_kv_tokens);
-  if (!in_range(options.kv_tokens, 0, 1 << 28)) return error("--kv-tokens is out of range");
-  options.step_tokens = absl::GetFlag(FLAGS_step_tokens);
-  if (!in_range(options.step_tokens, 1, 1 << 16)) return error("--step-tokens is not 1 to 65536");
-  options.max_sequences = absl::GetFlag(FLAGS_max_sequences);
-  if (!in_range(options.max_sequences, 1, options.step_tokens)) {
+  engine.kv_tokens = absl::GetFlag(FLAGS_kv_tokens);
+  if (!in_range(engine.kv_tokens, 0, 1 << 28)) return error("--kv-tokens is out of range");
+  engine.step_tokens = absl::GetFlag(FLAGS_step_tokens);
+  if (!in_range(engine.step_tokens, 0, 1 << 16)) return error("--step-tokens is not 0 to 65536");
+  engine.max_sequences = absl::GetFlag(FLAGS_max_sequences);
+  if (!in_range(engine.max_sequences, 1, engine.step_tokens == 0 ? 256 : engine.step_tokens)) {
     return error("--max-sequences is not 1 to --step-tokens");
   }
   options.max_waiting = absl::GetFlag(FLAGS_max_waiting);
   if (!in_range(options.max_waiting, 1, 1 << 20)) return error("--max-waiting is out of range");
-  if (const std::string memory = absl::GetFlag(FLAGS_host_memory); !memory.empty()) {
-    absl::StatusOr<uint64_t> bytes = ParseByteSize(memory);
-    if (!bytes.ok()) return error("--host-memory: ", bytes.status().message());
-    options.host_memory = *bytes;
+  const std::pair<const absl::Flag<std::string>&, uint64_t&> sizes[] = {
+      {FLAGS_host_memory, engine.host_memory},
+      {FLAGS_gpu_memory, engine.gpu_memory},
+      {FLAGS_resident_weights, engine.resident_weights}};
+  for (const auto& [flag, bytes] : sizes) {
+    const std::string text = absl::GetFlag(flag);
+    if (text.empty()) continue;
+    absl::StatusOr<uint64_t> parsed = ParseByteSize(text);
+    if (!parsed.ok()) {
+      return error("--", absl::StrReplaceAll(flag.Name(), {{"_", "-"}}), ": ",
+                   parsed.status().message());
+    }
+    bytes = *parsed;
   }
   options.attach_timeout = absl::GetFlag(FLAGS_attach_timeout);
-  for (const char* name : {"weights", "model", "listen", "backend", "activations", "threads",
-                           "context_tokens", "kv_tokens", "step_tokens", "max_sequences",
-                           "max_waiting", "host_memory", "attach_timeout", "grace"}) {
+  for (const char* name :
+       {"weights", "model", "listen", "backend", "activations", "threads", "context_tokens",
+        "kv_tokens", "step_tokens", "max_sequences", "max_waiting", "host_memory", "gpu_memory",
+        "resident_weights", "transport", "attach_timeout", "grace"}) {
     options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
         absl::FindCommandLineFlag(name)->CurrentValue();
   }

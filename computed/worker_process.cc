@@ -2,33 +2,15 @@
 
 #include <unistd.h>
 
-#include <algorithm>
-#include <fstream>
 #include <string>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/log/log.h"
-#include "kernels/attention/kv_cache.h"
 #include "kernels/quant/simd_target_name.h"
 
 namespace gguf_offload {
 namespace {
-
-constexpr int kDefaultContext = 4096;
-
-// What the system could give without swapping (proc(5), MemAvailable); 0 if it does not say.
-uint64_t AvailableMemory() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string line; std::getline(meminfo, line);) {
-    if (absl::StartsWith(line, "MemAvailable:")) {
-      return std::strtoull(line.c_str() + sizeof("MemAvailable:"), nullptr, 10) << 10;
-    }
-  }
-  return 0;
-}
 
 std::string WorkerName() {
   char host[256] = "localhost";
@@ -65,17 +47,11 @@ absl::Status WorkerProcess::LoadModel() {
   if (!tensors.ok()) return tensors.status();
   tensors_ = *std::move(tensors);
 
-  const bool shared = manifest.shards_size() > 0 && source_->MappedShard(0) != nullptr;
-  view_.memory_budget =
-      options_.host_memory != 0 ? options_.host_memory : AvailableMemory() / 10 * 7;
-  absl::StatusOr<Placement> placement =
-      PlanPlacement(tensors_, {.shared_pages = shared, .memory_budget = view_.memory_budget});
-  if (!placement.ok()) return placement.status();
-  placement_ = *std::move(placement);
-  absl::StatusOr<std::unique_ptr<WeightLoader>> loader =
-      WeightLoader::Create(*source_, tensors_, placement_);
-  if (!loader.ok()) return loader.status();
-  loader_ = *std::move(loader);
+  absl::StatusOr<std::unique_ptr<Engine>> engine =
+      options_.cuda ? CreateCudaEngine(*source_, *architecture_, tensors_, options_.engine, &trace_)
+                    : CreateCpuEngine(*source_, *architecture_, tensors_, options_.engine);
+  if (!engine.ok()) return engine.status();
+  engine_ = *std::move(engine);
 
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Create(manifest);
   if (tokenizer.ok()) {
@@ -90,55 +66,45 @@ absl::Status WorkerProcess::LoadModel() {
       {{"model", manifest.name()},
        {"generation", manifest.generation()},
        {"architecture", manifest.architecture()},
-       {"shared_bytes", placement_.shared_bytes},
-       {"resident_bytes", placement_.resident_bytes},
-       {"streamed_bytes", placement_.streamed_bytes}});
+       {"backend", std::string(engine_->backend().name())},
+       {"shared_bytes", engine_->placement().shared_bytes},
+       {"resident_bytes", engine_->placement().resident_bytes},
+       {"streamed_bytes", engine_->placement().streamed_bytes}});
   return absl::OkStatus();
 }
 
 absl::Status WorkerProcess::StartSession() {
   const TransformerShape& shape = architecture_->shape();
-  const int model_context = static_cast<int>(std::min<int64_t>(shape.context, 1 << 24));
-  InferenceSessionOptions session{.vocabulary = shape.vocabulary,
-                                  .step_tokens = options_.step_tokens,
-                                  .max_sequences = options_.max_sequences,
-                                  .max_waiting = options_.max_waiting};
-  session.context_tokens = options_.context_tokens != 0 ? options_.context_tokens
-                                                        : std::min(model_context, kDefaultContext);
-  if (session.context_tokens > model_context) {
+  const EngineSizes& sizes = engine_->sizes();
+  if (sizes.context_tokens > shape.context) {
     Log(LogLevel::kWarning, "the context is longer than the model was made for",
-        {{"context_tokens", session.context_tokens}, {"model", model_context}});
+        {{"context_tokens", sizes.context_tokens}, {"model", shape.context}});
   }
-  const int64_t kv_tokens =
-      options_.kv_tokens != 0 ? options_.kv_tokens : int64_t{4} * session.context_tokens;
-  session.kv_pages = static_cast<int>((kv_tokens + kPageTokens - 1) / kPageTokens);
-
-  backend_ = std::make_unique<CpuBackend>(options_.threads, options_.activations);
-  absl::Status status = backend_->AllocateKvCache({.layers = shape.layers,
-                                                   .kv_heads = shape.kv_heads,
-                                                   .key_dim = shape.key_dim,
-                                                   .value_dim = shape.value_dim},
-                                                  session.kv_pages);
-  if (!status.ok()) return status;
-  absl::StatusOr<std::unique_ptr<ForwardPass>> forward =
-      ForwardPass::Create(*architecture_, *backend_, *loader_, options_.step_tokens,
-                          absl::Now() + absl::Minutes(10), &trace_);
+  absl::StatusOr<std::unique_ptr<ForwardPass>> forward = ForwardPass::Create(
+      *architecture_, engine_->backend(), engine_->loader(),
+      {.max_rows = sizes.step_tokens, .max_logit_rows = sizes.max_logit_rows()}, &trace_);
   if (!forward.ok()) return forward.status();
   forward_ = *std::move(forward);
+  if (absl::Status status = engine_->Finish(); !status.ok()) return status;
   session_ = std::make_unique<InferenceSession>(
-      session, *forward_, tokenizer_.get(), [this] { return source_->CheckIntact(); }, &trace_);
+      InferenceSessionOptions{.vocabulary = shape.vocabulary,
+                              .context_tokens = sizes.context_tokens,
+                              .kv_pages = sizes.kv_pages,
+                              .step_tokens = sizes.step_tokens,
+                              .evaluate_rows = sizes.evaluate_rows,
+                              .max_sequences = sizes.max_sequences,
+                              .max_waiting = options_.max_waiting},
+      *forward_, tokenizer_.get(), [this] { return source_->CheckIntact(); }, &trace_);
 
   view_.source = source_.get();
   view_.architecture = architecture_.get();
   view_.tensors = &tensors_;
-  view_.placement = &placement_;
-  view_.loader = loader_.get();
-  view_.backend = backend_.get();
+  view_.engine = engine_.get();
   view_.session = session_.get();
   view_.trace = &trace_;
   view_.tokenizer = tokenizer_.get();
-  view_.context_tokens = session.context_tokens;
-  view_.activations = options_.activations == ActivationType::kInt8 ? "int8" : "float32";
+  view_.context_tokens = sizes.context_tokens;
+  view_.activations = options_.activations;
   view_.flags = options_.flags;
   view_.simd_target = SimdTargetName();
   return absl::OkStatus();

@@ -9,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "computed/runtime/cpu_backend.h"
+#include "computed/engine/engine.h"
 #include "computed/service/worker.h"
 
 namespace gguf_offload {
@@ -17,14 +17,10 @@ namespace gguf_offload {
 struct WorkerOptions {
   std::string weights;  // "unix:PATH" or "HOST:PORT"
   std::string model;
-  ActivationType activations = ActivationType::kInt8;
-  int threads = 1;
-  int context_tokens = 0;  // 0: the model's, at most 4096
-  int kv_tokens = 0;       // 0: 4 x context
-  int step_tokens = 256;
-  int max_sequences = 32;
+  bool cuda = false;  // run on the GPU
+  EngineOptions engine;
+  std::string activations;  // as the flag has it
   int max_waiting = 64;
-  uint64_t host_memory = 0;  // 0: 70 % of what is available
   absl::Duration attach_timeout = absl::Seconds(60);
   std::map<std::string, std::string> flags;  // for GetConfig
 };
@@ -49,9 +45,7 @@ class WorkerProcess {
   std::unique_ptr<WeightSource> source_;
   std::unique_ptr<Architecture> architecture_;
   ModelTensors tensors_;
-  Placement placement_;
-  std::unique_ptr<WeightLoader> loader_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Engine> engine_;
   std::unique_ptr<ForwardPass> forward_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<InferenceSession> session_;

@@ -50,8 +50,10 @@ class Architecture {
   // The tensors of layer `layer`.
   virtual std::vector<TensorSpec> LayerTensors(int layer) const = 0;
 
-  // Called once, when the input tensors are there, before the first step.
+  // Called once before the first step, with the vectors among the input tensors.
   virtual absl::Status Prepare(const LayerWeights& input) = 0;
+  // The rotations that RunLayer uses; called after Prepare.
+  virtual std::vector<const RopeFrequencies*> Rotations() const = 0;
 
   // Runs layer `layer` on `step.residual`, in place.
   virtual void RunLayer(Backend& backend, int layer, const LayerWeights& weights,

@@ -22,6 +22,7 @@ class DenseTransformer : public Architecture {
   std::vector<TensorSpec> HeadTensors() const override;
   std::vector<TensorSpec> LayerTensors(int layer) const override;
   absl::Status Prepare(const LayerWeights& input) override;
+  std::vector<const RopeFrequencies*> Rotations() const override { return {&frequencies_}; }
   void RunLayer(Backend& backend, int layer, const LayerWeights& weights,
                 const StepActivations& step) const override;
 

@@ -49,13 +49,13 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                                    {weights[kAttentionK], weights[kAttentionKBias], step.key},
                                    {weights[kAttentionV], weights[kAttentionVBias], step.value},
                                }});
-  if (traits.head_norm) {
-    backend.HeadRmsNorm(step.query, weights[kAttentionQNorm], shape.norm_epsilon);
-    backend.HeadRmsNorm(step.key, weights[kAttentionKNorm], shape.norm_epsilon);
-  }
-  backend.Rope(step.query, shape.key_dim, frequencies, traits.rope_style);
-  backend.Rope(step.key, shape.key_dim, frequencies, traits.rope_style);
-  backend.WriteKv(layer, step.key, step.value);
+  backend.RotateAndStore(layer, step.query, step.key, step.value,
+                         {.head_dim = shape.key_dim,
+                          .frequencies = frequencies,
+                          .style = traits.rope_style,
+                          .query_norm = weights[kAttentionQNorm],
+                          .key_norm = weights[kAttentionKNorm],
+                          .epsilon = shape.norm_epsilon});
   backend.Attention(
       layer, step.query,
       {.scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim)), .heads = shape.heads},

@@ -1,4 +1,4 @@
-#include "computed/prefetch/weight_loader.h"
+#include "computed/prefetch/host_weight_loader.h"
 
 #include <algorithm>
 #include <utility>
@@ -35,11 +35,15 @@ void Bind(LayerWeights& weights, const ModelTensor& tensor, quant::TensorType ty
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(WeightSource& source,
-                                                                   const ModelTensors& tensors,
-                                                                   const Placement& placement) {
-  std::unique_ptr<WeightLoader> loader(new WeightLoader(source, tensors, placement));
+absl::StatusOr<std::unique_ptr<WeightLoader>> HostWeightLoader::Create(WeightSource& source,
+                                                                       const ModelTensors& tensors,
+                                                                       const Placement& placement) {
+  std::unique_ptr<HostWeightLoader> loader(new HostWeightLoader(source, tensors, placement));
   loader->weights_.resize(tensors.groups.size());
+  for (size_t group = 0; group < tensors.groups.size(); ++group) {
+    // A layer's operations begin as soon as it is there.
+    loader->parts_.push_back({.group = static_cast<int>(group), .standalone = true});
+  }
   if (absl::Status status = loader->AllocateMemory(); !status.ok()) return status;
   if (absl::Status status = loader->LoadVectors(); !status.ok()) return status;
 
@@ -58,13 +62,13 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> WeightLoader::Create(WeightSource&
   return loader;
 }
 
-WeightLoader::~WeightLoader() {
+HostWeightLoader::~HostWeightLoader() {
   const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return under_way_ == 0; };
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&idle));
 }
 
-absl::Status WeightLoader::AllocateMemory() {
+absl::Status HostWeightLoader::AllocateMemory() {
   const size_t groups = tensors_.groups.size();
   resident_.resize(groups);
   streamed_index_.assign(groups, -1);
@@ -93,7 +97,7 @@ absl::Status WeightLoader::AllocateMemory() {
   return absl::OkStatus();
 }
 
-absl::Status WeightLoader::LoadVectors() {
+absl::Status HostWeightLoader::LoadVectors() {
   struct Pending {
     size_t group;
     const ModelTensor* tensor;
@@ -124,7 +128,7 @@ absl::Status WeightLoader::LoadVectors() {
   return absl::OkStatus();
 }
 
-void WeightLoader::PointAt(int group, const uint8_t* base) {
+void HostWeightLoader::PointAt(int group, const uint8_t* base) {
   for (const ModelTensor& tensor : tensors_.groups[group]) {
     if (tensor.is_vector()) continue;
     Bind(weights_[group], tensor, tensor.type, base);
@@ -132,7 +136,7 @@ void WeightLoader::PointAt(int group, const uint8_t* base) {
   }
 }
 
-void WeightLoader::StartFetch(int group, Destination& destination, absl::Time deadline) {
+void HostWeightLoader::StartFetch(int group, Destination& destination, absl::Time deadline) {
   std::vector<WeightSource::Range> ranges;
   uint8_t* next = destination.memory.data();
   uint64_t bytes = 0;
@@ -157,7 +161,7 @@ void WeightLoader::StartFetch(int group, Destination& destination, absl::Time de
   });
 }
 
-absl::Status WeightLoader::WaitFor(int group, Destination& destination, absl::Time deadline) {
+absl::Status HostWeightLoader::WaitFor(int group, Destination& destination, absl::Time deadline) {
   const auto done = [&destination] { return destination.state != FetchState::kUnderWay; };
   for (int attempt = 0;; ++attempt) {
     {
@@ -177,7 +181,7 @@ absl::Status WeightLoader::WaitFor(int group, Destination& destination, absl::Ti
   }
 }
 
-WeightLoader::Destination& WeightLoader::RingSlot(int group) {
+HostWeightLoader::Destination& HostWeightLoader::RingSlot(int group) {
   for (Destination& slot : ring_) {
     absl::MutexLock lock(&mutex_);
     if (slot.group == group) return slot;
@@ -186,7 +190,7 @@ WeightLoader::Destination& WeightLoader::RingSlot(int group) {
   return ring_[ring_next_];
 }
 
-absl::StatusOr<const LayerWeights*> WeightLoader::Acquire(int group, absl::Time deadline) {
+absl::StatusOr<const LayerWeights*> HostWeightLoader::Acquire(int group, absl::Time deadline) {
   if (streamed_index_[group] >= 0) {
     Destination& slot = RingSlot(group);
     ring_next_ = &slot - ring_.data();
@@ -197,10 +201,16 @@ absl::StatusOr<const LayerWeights*> WeightLoader::Acquire(int group, absl::Time 
       return status;
     }
   }
+  if (group == tensors_.head_group() && tensors_.tied_head) {
+    // The embedding is never streamed.
+    absl::StatusOr<const LayerWeights*> input = Acquire(tensors_.input_group(), deadline);
+    if (!input.ok()) return input.status();
+    weights_[group][kOutput] = (**input)[kTokenEmbedding];
+  }
   return &weights_[group];
 }
 
-void WeightLoader::Release(int group) {
+void HostWeightLoader::Release(int group) {
   const int index = streamed_index_[group];
   if (index < 0) return;
   // The slot is free: the group that is as far ahead as there are slots comes into it.
@@ -210,7 +220,7 @@ void WeightLoader::Release(int group) {
   ring_next_ = (ring_next_ + 1) % ring_.size();
 }
 
-double WeightLoader::bytes_per_second() const {
+double HostWeightLoader::bytes_per_second() const {
   absl::MutexLock lock(&mutex_);
   absl::Duration busy = busy_;
   if (under_way_ > 0) busy += absl::Now() - busy_since_;

@@ -1,93 +1,51 @@
-// Makes the weights of one group of tensors after the other readable, just in time.
+// Makes the weights of one part of a step after the other readable, just in time.
 //
-// What the weight source shares is used in place. What it streams is fetched: resident groups once,
-// beginning when the loader is created; streamed ones through a ring of slots, the next group's
-// bytes on their way while the group before computes, wrapping over the end of a step to the first
-// streamed layer of the next.
-//
-// Groups must be acquired in the order of a step (any may be left out at the end when a step is
-// given up). One thread acquires and releases.
+// One thread begins steps, acquires and releases. A step acquires the parts in their order; it may
+// be given up after any of them.
 #ifndef COMPUTED_PREFETCH_WEIGHT_LOADER_H_
 #define COMPUTED_PREFETCH_WEIGHT_LOADER_H_
 
 #include <cstdint>
-#include <memory>
+#include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "computed/model/model_tensors.h"
-#include "computed/placement/placement.h"
-#include "computed/runtime/host_buffer.h"
-#include "weightd/client/weight_source.h"
+#include "computed/model/tensor_names.h"
 
 namespace gguf_offload {
 
+// The weights of a step come in parts: the input, each layer, and the head in one part or more.
+struct WeightPart {
+  int group = 0;            // index into ModelTensors.groups
+  int64_t first_row = 0;    // of the head's matrix: the part has its rows from here on
+  bool standalone = false;  // has to be computed by itself, so that its memory is free soon
+};
+
 class WeightLoader {
  public:
-  // `source` must outlive the loader.
-  static absl::StatusOr<std::unique_ptr<WeightLoader>> Create(WeightSource& source,
-                                                              const ModelTensors& tensors,
-                                                              const Placement& placement);
-  // Waits for fetches that are under way.
-  ~WeightLoader();
+  virtual ~WeightLoader() = default;
 
-  // The weights of `group`, waiting for them until `deadline`; valid until Release. Errors:
-  // whatever the source says; the group may be acquired again later.
-  absl::StatusOr<const LayerWeights*> Acquire(int group, absl::Time deadline);
-  // The weights of `group` are no longer needed in this step.
-  void Release(int group);
+  // Part 0 is the input, parts 1 to L are the layers, the others the head.
+  virtual const std::vector<WeightPart>& parts() const = 0;
 
-  // Bytes a second that fetches have brought so far, while any was under way; 0 before the first.
-  double bytes_per_second() const;
-  // Bytes of memory held for weights: resident groups, vectors and the ring.
-  uint64_t memory_bytes() const { return memory_bytes_; }
+  // A step begins, that takes the head's parts or leaves them out.
+  virtual void BeginStep(bool with_head) = 0;
+  // The weights of part `part`, readable by operations from now on, until Release; waits for them
+  // until `deadline` if need be. The head's kOutput is there also if it is the embedding. Errors:
+  // whatever the source says; the next step may go well again.
+  virtual absl::StatusOr<const LayerWeights*> Acquire(int part, absl::Time deadline) = 0;
+  // No operation called from now on in this step reads the part's weights.
+  virtual void Release(int part) = 0;
 
- private:
-  enum class FetchState { kNone, kUnderWay, kDone };
-  // Where the fetched matrices of a group go: memory of its own, or a slot of the ring.
-  struct Destination {
-    HostBuffer memory;
-    int group = -1;  // whose bytes it holds or is getting
-    FetchState state = FetchState::kNone;
-    absl::Status status;  // of the last fetch, once done
-  };
+  // The vectors of a group where the host can read them.
+  virtual const LayerWeights& HostVectors(int group) const = 0;
 
-  WeightLoader(WeightSource& source, const ModelTensors& tensors, const Placement& placement)
-      : source_(source), tensors_(tensors), placement_(placement) {}
-  absl::Status AllocateMemory();
-  absl::Status LoadVectors();
-  void StartFetch(int group, Destination& destination, absl::Time deadline);
-  // Waits until `destination` holds `group`, fetching it (again) if need be.
-  absl::Status WaitFor(int group, Destination& destination, absl::Time deadline);
-  // The ring slot that holds or is to hold the streamed group `group`.
-  Destination& RingSlot(int group);
-  // Points the matrices of `group` at `base`, where they lie one after the other.
-  void PointAt(int group, const uint8_t* base);
-
-  WeightSource& source_;
-  const ModelTensors& tensors_;
-  const Placement& placement_;
-  std::vector<LayerWeights> weights_;        // (groups)
-  std::vector<std::vector<float>> vectors_;  // what the vectors in weights_ point to
-  std::vector<int> streamed_;                // the streamed groups in order
-  std::vector<int> streamed_index_;          // (groups) index into streamed_, or -1
-  uint64_t memory_bytes_ = 0;
-
-  mutable absl::Mutex mutex_;
-  // States are guarded by mutex_; which destination a group has is not, it never changes for
-  // resident groups, and the acquiring thread alone turns the ring.
-  std::vector<Destination> resident_;  // (groups)
-  std::vector<Destination> ring_;      // (ring_slots)
-  size_t ring_next_ = 0;               // the slot that the next streamed group goes to
-  uint64_t fetched_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  // The link is busy while fetches are under way.
-  int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time busy_since_ ABSL_GUARDED_BY(mutex_);
-  absl::Duration busy_ ABSL_GUARDED_BY(mutex_);
+  // Bytes a second at which weights come in that are not resident; 0 if not known.
+  virtual double bytes_per_second() const = 0;
+  // Bytes of the host's memory held for weights.
+  virtual uint64_t memory_bytes() const = 0;
 };
 
 }  // namespace gguf_offload

@@ -11,10 +11,11 @@
 
 #include <cstdint>
 #include <span>
-#include "absl/strings/string_view.h"
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "computed/runtime/step_batch.h"
 #include "computed/runtime/tensor.h"
 #include "kernels/ops/rope.h"
@@ -35,6 +36,17 @@ struct KvShape {
   int64_t value_dim = 0;
 };
 
+// How queries and keys are made ready for attention.
+struct RotarySpec {
+  int64_t head_dim = 0;
+  const RopeFrequencies& frequencies;  // registered with AddRope
+  RopeStyle style;
+  // (head_dim) weights of an RMS norm of each head before the rotation; both may be absent.
+  const Weight& query_norm;
+  const Weight& key_norm;
+  float epsilon = 0;  // of the norms
+};
+
 struct AttentionSpec {
   float scale = 1;                // multiplies the scores
   int heads = 0;                  // query heads
@@ -47,6 +59,8 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual absl::string_view name() const = 0;
+  // Whether operations return before they are done, as a rule.
+  virtual bool asynchronous() const = 0;
 
   // A matrix in the backend's memory, for the life of the backend. `purpose` is shown in reports.
   virtual absl::StatusOr<Matrix> AllocateMatrix(int rows, int64_t columns,
@@ -56,16 +70,22 @@ class Backend {
   virtual uint64_t kv_cache_bytes() const = 0;
   virtual uint64_t activation_bytes() const = 0;
 
+  // Must be called for every table of frequencies that RotateAndStore is to use; it must outlive
+  // the backend.
+  virtual absl::Status AddRope(const RopeFrequencies& frequencies) = 0;
+
   // Makes `batch` the step that the following operations are part of. `batch` must stay as it is
   // until the step is over.
   virtual void BeginStep(const StepBatch& batch) = 0;
+  // Runs a stretch of the step: `operations` calls the operations below. Stretches are numbered in
+  // order from 0; stretch `index` must call the same operations on the same memory in all steps of
+  // the same shape, so that a backend can record it once and replay it.
+  virtual void Run(int index, absl::FunctionRef<void()> operations) = 0;
 
   // out[i] = table[token of row i]
   virtual void Embed(const Weight& table, Matrix out) = 0;
   // out = x / rms(x) * weight, row by row
   virtual void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) = 0;
-  // The same for each of the heads in a row: weight (head_dim), in place
-  virtual void HeadRmsNorm(Matrix x, const Weight& weight, float epsilon) = 0;
   // residual += x; out = norm(residual)
   virtual void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                           Matrix out) = 0;
@@ -73,22 +93,30 @@ class Backend {
   virtual void Add(Matrix residual, Matrix x) = 0;
   // All products of one input.
   virtual void Project(Matrix input, std::span<const Projection> projections) = 0;
-  // Rotates each head of x, (rows, heads * head_dim), to the step's positions, in place.
-  virtual void Rope(Matrix x, int64_t head_dim, const RopeFrequencies& frequencies,
-                    RopeStyle style) = 0;
-  // Writes the step's keys and values into layer `layer` of the cache.
-  virtual void WriteKv(int layer, Matrix keys, Matrix values) = 0;
+  // Normalizes and rotates queries (rows, heads * head_dim) and keys (rows, kv_heads * head_dim) to
+  // the step's positions, the queries in place, and stores keys and values in layer `layer` of the
+  // cache. The keys' own memory is undefined afterwards.
+  virtual void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
+                              const RotarySpec& spec) = 0;
   // Attention of the step's queries to layer `layer` of the cache.
   virtual void Attention(int layer, Matrix query, const AttentionSpec& options, Matrix out) = 0;
   // gate = silu(gate) * up
   virtual void SwiGlu(Matrix gate, Matrix up) = 0;
-  // out[i] = x[rows[i]]
-  virtual void GatherRows(Matrix x, std::span<const int32_t> rows, Matrix out) = 0;
+  // out[i] = x[row i of the batch's logit rows]
+  virtual void GatherLogitRows(Matrix x, Matrix out) = 0;
+  // Finds the largest value of each row of `logits`, for LargestOf.
+  virtual void ArgMax(Matrix logits) = 0;
 
-  // Waits until everything is done; the host may then read `logits` through HostRows.
+  // After the last stretch: brings the rows of `logits` that the batch wants (logit_values) to
+  // where the host can read them, for HostRow.
+  virtual void FetchLogits(Matrix logits) = 0;
+  // Waits until everything is done.
   virtual absl::Status Synchronize() = 0;
-  // The rows of a matrix where the host can read them, valid until the next operation on it.
-  virtual float* HostRow(Matrix matrix, int row) = 0;
+  // After Synchronize, until the next step: where in row `row` of the logits the largest value is,
+  // the first of equals; NaN counts as minus infinity.
+  virtual int32_t LargestOf(int row) = 0;
+  // A row that was fetched; the caller may overwrite it.
+  virtual std::span<float> HostRow(int row) = 0;
 };
 
 }  // namespace gguf_offload

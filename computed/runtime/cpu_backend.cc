@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "computed/sampler/argmax.h"
 #include "kernels/ops/activation.h"
 #include "kernels/ops/embed.h"
 #include "kernels/ops/norm.h"
@@ -77,12 +78,6 @@ void CpuBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix o
                         out.stride, pool_);
 }
 
-void CpuBackend::HeadRmsNorm(Matrix x, const Weight& weight, float epsilon) {
-  const int64_t head_dim = weight.columns;
-  RmsNormHeads(x.data, x.stride, head_dim, weight.floats(), epsilon, x.rows, x.columns / head_dim,
-               head_dim, pool_);
-}
-
 void CpuBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                             Matrix out) {
   Add(residual, x);
@@ -108,18 +103,24 @@ void CpuBackend::Project(Matrix input, std::span<const Projection> projections) 
   matmul_.Run(activations_, input.data, input.stride, input.rows, outputs_);
 }
 
-void CpuBackend::Rope(Matrix x, int64_t head_dim, const RopeFrequencies& frequencies,
-                      RopeStyle style) {
-  if (angles_of_ != &frequencies) {
-    angles_.Compute(frequencies, batch_->positions.data(), batch_->positions.size(), pool_);
-    angles_of_ = &frequencies;
+void CpuBackend::Rotate(Matrix x, const Weight& norm, const RotarySpec& spec) {
+  const int64_t heads = x.columns / spec.head_dim;
+  if (norm) {
+    RmsNormHeads(x.data, x.stride, spec.head_dim, norm.floats(), spec.epsilon, x.rows, heads,
+                 spec.head_dim, pool_);
   }
-  gguf_offload::Rope(x.data, x.stride, head_dim, x.columns / head_dim, angles_, style, pool_);
+  Rope(x.data, x.stride, spec.head_dim, heads, angles_, spec.style, pool_);
 }
 
-void CpuBackend::WriteKv(int layer, Matrix keys, Matrix values) {
-  gguf_offload::WriteKv(keys.data, keys.stride, values.data, values.stride, sequences_,
-                        kv_layers_[layer], pool_);
+void CpuBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
+                                const RotarySpec& spec) {
+  if (angles_of_ != &spec.frequencies) {
+    angles_.Compute(spec.frequencies, batch_->positions.data(), batch_->positions.size(), pool_);
+    angles_of_ = &spec.frequencies;
+  }
+  Rotate(query, spec.query_norm, spec);
+  Rotate(key, spec.key_norm, spec);
+  WriteKv(key.data, key.stride, value.data, value.stride, sequences_, kv_layers_[layer], pool_);
 }
 
 void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
@@ -136,10 +137,13 @@ void CpuBackend::SwiGlu(Matrix gate, Matrix up) {
                        gate.data, gate.stride, pool_);
 }
 
-void CpuBackend::GatherRows(Matrix x, std::span<const int32_t> rows, Matrix out) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(out.data + i * out.stride, x.data + rows[i] * x.stride, x.columns * sizeof(float));
+void CpuBackend::GatherLogitRows(Matrix x, Matrix out) {
+  for (int i = 0; i < out.rows; ++i) {
+    std::memcpy(out.data + i * out.stride, x.data + batch_->logit_rows[i] * x.stride,
+                x.columns * sizeof(float));
   }
 }
+
+int32_t CpuBackend::LargestOf(int row) { return gguf_offload::ArgMax(HostRow(row)); }
 
 }  // namespace gguf_offload

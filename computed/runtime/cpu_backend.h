@@ -24,28 +24,34 @@ class CpuBackend : public Backend {
   CpuBackend(int threads, ActivationType activations);
 
   absl::string_view name() const override { return "cpu"; }
+  bool asynchronous() const override { return false; }
   absl::StatusOr<Matrix> AllocateMatrix(int rows, int64_t columns,
                                         absl::string_view purpose) override;
   absl::Status AllocateKvCache(const KvShape& shape, int pages) override;
   uint64_t kv_cache_bytes() const override { return kv_memory_.size(); }
   uint64_t activation_bytes() const override { return activation_bytes_; }
 
+  absl::Status AddRope(const RopeFrequencies& frequencies) override { return absl::OkStatus(); }
   void BeginStep(const StepBatch& batch) override;
+  void Run(int index, absl::FunctionRef<void()> operations) override { operations(); }
   void Embed(const Weight& table, Matrix out) override;
   void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) override;
-  void HeadRmsNorm(Matrix x, const Weight& weight, float epsilon) override;
   void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                   Matrix out) override;
   void Add(Matrix residual, Matrix x) override;
   void Project(Matrix input, std::span<const Projection> projections) override;
-  void Rope(Matrix x, int64_t head_dim, const RopeFrequencies& frequencies,
-            RopeStyle style) override;
-  void WriteKv(int layer, Matrix keys, Matrix values) override;
+  void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
+                      const RotarySpec& spec) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
   void SwiGlu(Matrix gate, Matrix up) override;
-  void GatherRows(Matrix x, std::span<const int32_t> rows, Matrix out) override;
+  void GatherLogitRows(Matrix x, Matrix out) override;
+  void ArgMax(Matrix logits) override { logits_ = logits; }
+  void FetchLogits(Matrix logits) override { logits_ = logits; }
   absl::Status Synchronize() override { return absl::OkStatus(); }
-  float* HostRow(Matrix matrix, int row) override { return matrix.data + row * matrix.stride; }
+  int32_t LargestOf(int row) override;
+  std::span<float> HostRow(int row) override {
+    return {logits_.data + row * logits_.stride, static_cast<size_t>(logits_.columns)};
+  }
 
  private:
   const ActivationType activations_;
@@ -58,12 +64,15 @@ class CpuBackend : public Backend {
   HostBuffer kv_memory_;
   std::vector<KvLayer> kv_layers_;
 
+  void Rotate(Matrix x, const Weight& norm, const RotarySpec& spec);
+
   // Of the step in progress.
   const StepBatch* batch_ = nullptr;
   std::vector<SequenceRows> sequences_;
   RopeAngles angles_;
   const RopeFrequencies* angles_of_ = nullptr;  // whose angles `angles_` holds
-  std::vector<MatMulOutput> outputs_;           // scratch of Project
+  Matrix logits_;
+  std::vector<MatMulOutput> outputs_;  // scratch of Project
 };
 
 }  // namespace gguf_offload

@@ -20,6 +20,8 @@ struct StepBatch {
   std::vector<int32_t> positions;  // (rows)
   std::vector<Sequence> sequences;
   std::vector<int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  // Parallel to logit_rows: whether the host wants the logits themselves, not just the largest.
+  std::vector<bool> logit_values;
 
   int rows() const { return static_cast<int>(tokens.size()); }
   void Clear() {
@@ -27,6 +29,7 @@ struct StepBatch {
     positions.clear();
     sequences.clear();
     logit_rows.clear();
+    logit_values.clear();
   }
 };
 

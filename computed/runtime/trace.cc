@@ -53,7 +53,8 @@ std::string Trace::Stop() {
   }
   std::vector<std::string> lanes;
   std::string json = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[";
-  const int64_t origin = events.empty() ? 0 : events.front().start_ns;
+  int64_t origin = events.empty() ? 0 : events.front().start_ns;
+  for (const Event& event : events) origin = std::min(origin, event.start_ns);
   for (const Event& event : events) {
     const auto lane = std::find(lanes.begin(), lanes.end(), event.lane);
     const size_t track = lane - lanes.begin();

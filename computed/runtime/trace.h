@@ -37,6 +37,14 @@ class Trace {
     int64_t start_ns_ = 0;
   };
 
+  // Whether a capture is running.
+  bool recording() const { return recording_.load(std::memory_order_relaxed); }
+  // Adds what is timed otherwise, in nanoseconds since the epoch; dropped unless a capture runs.
+  void AddSpan(const char* lane, const char* name, int64_t detail, int64_t start_ns,
+               int64_t end_ns) {
+    Add({lane, name, detail, start_ns, end_ns});
+  }
+
   // Starts recording; false if a capture is running already.
   bool Start();
   // Stops recording and returns the JSON document.

@@ -64,6 +64,12 @@ absl::StatusOr<Sampler> Sampler::Create(const SamplingOptions& options) {
 Sampler::Sampler(const SamplingOptions& options)
     : options_(options), history_(static_cast<size_t>(options.penalty_window)) {}
 
+bool Sampler::TakesLargest() const {
+  return (options_.temperature == 0.0f || options_.top_k == 1) &&
+         options_.repetition_penalty == 1.0f && options_.frequency_penalty == 0.0f &&
+         options_.presence_penalty == 0.0f;
+}
+
 int32_t Sampler::Sample(std::span<float> logits) {
   if (logits.empty()) return -1;
   ApplyPenalties(logits);

@@ -49,6 +49,10 @@ class Sampler {
   // Records a token of the sequence: those of the prompt, then each that was sampled.
   void Accept(int32_t token) { history_.Add(token); }
 
+  // Whether Sample always chooses the token with the largest logit, the first of equals: whoever
+  // knows it need not ask.
+  bool TakesLargest() const;
+
   // The chosen token, in [0, logits.size()), or -1 if `logits` is empty. Applies the penalties to
   // `logits`, (vocab), in place. NaN counts as minus infinity; if no logit is better than that,
   // token 0 is chosen.

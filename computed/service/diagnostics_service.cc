@@ -75,7 +75,7 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetConfig(grpc::CallbackServ
 grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetPlacement(
     grpc::CallbackServerContext* context, const v1::GetPlacementRequest* request,
     v1::GetPlacementResponse* response) {
-  const Placement& placement = *worker_.placement;
+  const Placement& placement = worker_.engine->placement();
   const int head = worker_.tensors->head_group();
   for (int group = 0; group <= head; ++group) {
     const std::vector<ModelTensor>& tensors = worker_.tensors->groups[group];
@@ -93,7 +93,7 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetPlacement(
   response->set_streamed_bytes(placement.streamed_bytes);
   response->set_bytes_per_step(placement.streamed_bytes);
   if (placement.streamed_bytes > 0) {
-    const double bandwidth = worker_.loader->bytes_per_second();
+    const double bandwidth = worker_.engine->loader().bytes_per_second();
     response->set_link_bytes_per_second(bandwidth);
     if (bandwidth > 0) response->set_predicted_step_seconds(placement.streamed_bytes / bandwidth);
   }
@@ -109,18 +109,21 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetMemory(grpc::CallbackServ
     use.set_bytes(bytes);
     use.set_used_bytes(used);
   };
-  const uint64_t kv_bytes = worker_.backend->kv_cache_bytes();
-  add("kv cache", kv_bytes,
-      kv_bytes / worker_.session->kv_pages_total() * worker_.session->kv_pages_used());
-  add("activations", worker_.backend->activation_bytes(), worker_.backend->activation_bytes());
-  add("weights held by the worker", worker_.loader->memory_bytes(), worker_.loader->memory_bytes());
-  if (worker_.placement->shared_bytes > 0) {
+  for (const MemoryItem& item : worker_.engine->Memory()) {
+    const bool kv = item.purpose == "kv cache";
+    add(item.purpose, item.bytes,
+        kv ? item.bytes / worker_.session->kv_pages_total() * worker_.session->kv_pages_used()
+           : item.bytes);
+  }
+  const Placement& placement = worker_.engine->placement();
+  if (placement.shared_bytes > 0) {
     uint64_t mapped = 0;
     for (const v1::ShardInfo& shard : worker_.source->manifest().shards()) mapped += shard.bytes();
     add(absl::StrCat("mapped model ", worker_.source->manifest().name()), mapped,
-        worker_.placement->shared_bytes);
+        placement.shared_bytes);
   }
-  response->set_budget_bytes(worker_.memory_budget);
+  response->set_budget_bytes(worker_.engine->memory_budget());
+  for (std::string& line : worker_.engine->Fallbacks()) response->add_fallbacks(std::move(line));
   FillProcessMemory(*response);
   return Finish(context);
 }

@@ -105,7 +105,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerCon
   uint64_t bytes = 0;
   for (const v1::TensorInfo& tensor : manifest.tensors()) bytes += tensor.bytes();
   response->set_weight_bytes(bytes);
-  response->set_backend(std::string(worker_.backend->name()));
+  response->set_backend(std::string(worker_.engine->backend().name()));
   response->set_activations(worker_.activations);
   if (worker_.tokenizer != nullptr) {
     if (worker_.tokenizer->bos().has_value()) response->set_bos_token(*worker_.tokenizer->bos());

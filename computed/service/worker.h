@@ -7,11 +7,9 @@
 
 #include "absl/status/status.h"
 #include "common/daemon/call_gate.h"
+#include "computed/engine/engine.h"
 #include "computed/model/architecture.h"
 #include "computed/model/model_tensors.h"
-#include "computed/placement/placement.h"
-#include "computed/prefetch/weight_loader.h"
-#include "computed/runtime/backend.h"
 #include "computed/runtime/trace.h"
 #include "computed/session/inference_session.h"
 #include "computed/tokenizer/tokenizer.h"
@@ -25,9 +23,7 @@ struct Worker {
   WeightSource* source = nullptr;
   const Architecture* architecture = nullptr;
   const ModelTensors* tensors = nullptr;
-  const Placement* placement = nullptr;
-  WeightLoader* loader = nullptr;
-  Backend* backend = nullptr;
+  Engine* engine = nullptr;
   InferenceSession* session = nullptr;
   Trace* trace = nullptr;
   // Null if the vocabulary is of a kind that is not supported; then `tokenizer_error` says why.
@@ -37,7 +33,6 @@ struct Worker {
   int context_tokens = 0;
   std::string activations;                   // "float32" or "int8"
   std::map<std::string, std::string> flags;  // as GetConfig shows them
-  uint64_t memory_budget = 0;                // for fetched weights; 0: none
   std::string simd_target;                   // that the CPU kernels dispatch to
 };
 

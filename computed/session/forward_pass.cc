@@ -1,48 +1,91 @@
 #include "computed/session/forward_pass.h"
 
 #include <algorithm>
-#include <vector>
-
 
 namespace gguf_offload {
+namespace {
+
+struct Wanted {
+  Matrix* matrix;
+  int rows;
+  int64_t columns;
+};
+
+std::vector<Wanted> WantedMatrices(const TransformerShape& shape, const ForwardPassOptions& options,
+                                   StepActivations& step, Matrix& head_input, Matrix& logits) {
+  return {
+      {&step.residual, options.max_rows, shape.embedding},
+      {&step.hidden, options.max_rows, shape.embedding},
+      {&step.query, options.max_rows, shape.heads * shape.key_dim},
+      {&step.key, options.max_rows, shape.kv_heads * shape.key_dim},
+      {&step.value, options.max_rows, shape.kv_heads * shape.value_dim},
+      {&step.attention, options.max_rows, shape.heads * shape.value_dim},
+      {&step.gate, options.max_rows, shape.feed_forward},
+      {&step.up, options.max_rows, shape.feed_forward},
+      {&head_input, options.max_logit_rows, shape.embedding},
+      {&logits, options.max_logit_rows, shape.vocabulary},
+  };
+}
+
+}  // namespace
+
+std::vector<std::pair<int, int64_t>> ForwardPass::ActivationShapes(
+    const TransformerShape& shape, const ForwardPassOptions& options) {
+  StepActivations step;
+  Matrix head_input, logits;
+  std::vector<std::pair<int, int64_t>> shapes;
+  for (const Wanted& wanted : WantedMatrices(shape, options, step, head_input, logits)) {
+    shapes.emplace_back(wanted.rows, wanted.columns);
+  }
+  return shapes;
+}
+
+uint64_t ForwardPass::ActivationBytes(const TransformerShape& shape,
+                                      const ForwardPassOptions& options) {
+  uint64_t bytes = 0;
+  for (const auto& [rows, columns] : ActivationShapes(shape, options)) {
+    bytes += rows * columns * sizeof(float);
+  }
+  return bytes;
+}
+
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(Architecture& architecture,
                                                                  Backend& backend,
-                                                                 WeightLoader& loader, int max_rows,
-                                                                 absl::Time deadline,
+                                                                 WeightLoader& loader,
+                                                                 const ForwardPassOptions& options,
                                                                  Trace* trace) {
   std::unique_ptr<ForwardPass> pass(new ForwardPass(architecture, backend, loader, trace));
-  if (absl::Status status = pass->Allocate(max_rows); !status.ok()) return status;
-  absl::StatusOr<const LayerWeights*> input = loader.Acquire(0, deadline);
-  if (!input.ok()) return input.status();
-  if (absl::Status status = architecture.Prepare(**input); !status.ok()) return status;
-  loader.Release(0);
+  if (absl::Status status = pass->Allocate(options); !status.ok()) return status;
+  absl::Status status = architecture.Prepare(loader.HostVectors(/*group=*/0));
+  if (!status.ok()) return status;
+  for (const RopeFrequencies* frequencies : architecture.Rotations()) {
+    if (absl::Status status = backend.AddRope(*frequencies); !status.ok()) return status;
+  }
+  pass->PlanStretches();
   return pass;
 }
 
-absl::Status ForwardPass::Allocate(int max_rows) {
-  const TransformerShape& shape = architecture_.shape();
-  struct {
-    Matrix& matrix;
-    int rows;
-    int64_t columns;
-  } const wanted[] = {
-      {activations_.residual, max_rows, shape.embedding},
-      {activations_.hidden, max_rows, shape.embedding},
-      {activations_.query, max_rows, shape.heads * shape.key_dim},
-      {activations_.key, max_rows, shape.kv_heads * shape.key_dim},
-      {activations_.value, max_rows, shape.kv_heads * shape.value_dim},
-      {activations_.attention, max_rows, shape.heads * shape.value_dim},
-      {activations_.gate, max_rows, shape.feed_forward},
-      {activations_.up, max_rows, shape.feed_forward},
-      {head_input_, kHeadRows, shape.embedding},
-      {logits_, kHeadRows, shape.vocabulary},
-  };
-  for (const auto& [matrix, rows, columns] : wanted) {
-    absl::StatusOr<Matrix> allocated = backend_.AllocateMatrix(rows, columns, "activations");
+absl::Status ForwardPass::Allocate(const ForwardPassOptions& options) {
+  for (const Wanted& wanted :
+       WantedMatrices(architecture_.shape(), options, activations_, head_input_, logits_)) {
+    absl::StatusOr<Matrix> allocated =
+        backend_.AllocateMatrix(wanted.rows, wanted.columns, "activations");
     if (!allocated.ok()) return allocated.status();
-    matrix = *allocated;
+    *wanted.matrix = *allocated;
   }
   return absl::OkStatus();
+}
+
+void ForwardPass::PlanStretches() {
+  const std::vector<WeightPart>& parts = loader_.parts();
+  weights_.resize(parts.size());
+  for (int part = 0; part < static_cast<int>(parts.size()); ++part) {
+    // A step without logits ends before the head.
+    const bool begins = part == 0 || part == architecture_.shape().layers + 1 ||
+                        parts[part].standalone || parts[part - 1].standalone;
+    if (begins) stretches_.push_back({part, part});
+    stretches_.back().end = part + 1;
+  }
 }
 
 StepActivations ForwardPass::Activations(int rows) const {
@@ -54,63 +97,74 @@ StepActivations ForwardPass::Activations(int rows) const {
   return step;
 }
 
-absl::StatusOr<const LayerWeights*> ForwardPass::Acquire(int group, absl::Time deadline) {
-  const Trace::Span span(trace_, "weights", "wait");
-  return loader_.Acquire(group, deadline);
-}
-
 absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const LogitsSink& sink) {
   const StepActivations step = Activations(batch.rows());
+  const bool with_head = !batch.logit_rows.empty();
   backend_.BeginStep(batch);
-
-  absl::StatusOr<const LayerWeights*> input = Acquire(0, deadline);
-  if (!input.ok()) return input.status();
-  backend_.Embed((**input)[kTokenEmbedding], step.residual);
-  loader_.Release(0);
-
-  for (int layer = 0; layer < architecture_.shape().layers; ++layer) {
-    absl::StatusOr<const LayerWeights*> weights = Acquire(layer + 1, deadline);
-    if (!weights.ok()) return weights.status();
-    const Trace::Span span(trace_, "compute", "layer", layer);
-    architecture_.RunLayer(backend_, layer, **weights, step);
-    loader_.Release(layer + 1);
+  loader_.BeginStep(with_head);
+  for (size_t i = 0; i < stretches_.size(); ++i) {
+    const Stretch& stretch = stretches_[i];
+    if (stretch.first > architecture_.shape().layers && !with_head) break;
+    for (int part = stretch.first; part < stretch.end; ++part) {
+      const Trace::Span span(trace_, "weights", "wait", part);
+      absl::StatusOr<const LayerWeights*> weights = loader_.Acquire(part, deadline);
+      if (!weights.ok()) {
+        // What has been called reads memory that the next step will change.
+        const absl::Status unused = backend_.Synchronize();
+        return weights.status();
+      }
+      weights_[part] = *weights;
+    }
+    backend_.Run(static_cast<int>(i), [&] {
+      for (int part = stretch.first; part < stretch.end; ++part) {
+        RunPart(part, *weights_[part], batch, step);
+      }
+    });
+    for (int part = stretch.first; part < stretch.end; ++part) loader_.Release(part);
   }
-  if (batch.logit_rows.empty()) return backend_.Synchronize();
-  return RunHead(batch, step, deadline, sink);
+  const int logit_rows = static_cast<int>(batch.logit_rows.size());
+  if (with_head) backend_.FetchLogits(logits_.Rows(logit_rows));
+  if (absl::Status status = backend_.Synchronize(); !status.ok()) return status;
+  for (int i = 0; i < logit_rows; ++i) {
+    sink(i, {.largest = backend_.LargestOf(i),
+             .values = batch.logit_values[i] ? backend_.HostRow(i) : std::span<float>()});
+  }
+  return absl::OkStatus();
 }
 
-absl::Status ForwardPass::RunHead(const StepBatch& batch, const StepActivations& step,
-                                  absl::Time deadline, const LogitsSink& sink) {
-  const TransformerShape& shape = architecture_.shape();
-  const int head_group = shape.layers + 1;
-  absl::StatusOr<const LayerWeights*> head = Acquire(head_group, deadline);
-  if (!head.ok()) return head.status();
-  absl::StatusOr<const LayerWeights*> input = Acquire(0, deadline);
-  if (!input.ok()) return input.status();
-  // Without a head of its own a model uses the embedding (tied embeddings).
-  const Weight& output = (**head)[kOutput] ? (**head)[kOutput] : (**input)[kTokenEmbedding];
-  const Weight no_bias;
-
-  const std::span<const int32_t> rows(batch.logit_rows);
-  for (size_t first = 0; first < rows.size(); first += kHeadRows) {
-    const auto chunk = rows.subspan(first, std::min<size_t>(kHeadRows, rows.size() - first));
-    const int n = static_cast<int>(chunk.size());
-    {
-      const Trace::Span span(trace_, "compute", "head");
-      backend_.GatherRows(step.residual, chunk, head_input_.Rows(n));
-      backend_.RmsNorm(head_input_.Rows(n), (**head)[kOutputNorm], shape.norm_epsilon,
-                       head_input_.Rows(n));
-      backend_.Project(head_input_.Rows(n), {{{output, no_bias, logits_.Rows(n)}}});
-      if (absl::Status status = backend_.Synchronize(); !status.ok()) return status;
-    }
-    for (int i = 0; i < n; ++i) {
-      sink(static_cast<int>(first) + i,
-           std::span(backend_.HostRow(logits_, i), static_cast<size_t>(shape.vocabulary)));
-    }
+void ForwardPass::RunPart(int part, const LayerWeights& weights, const StepBatch& batch,
+                          const StepActivations& step) {
+  const int layers = architecture_.shape().layers;
+  // Where operations are done later, this is when they were called.
+  const char* const lane = backend_.asynchronous() ? "launch" : "compute";
+  if (part == 0) {
+    backend_.Embed(weights[kTokenEmbedding], step.residual);
+  } else if (part <= layers) {
+    const Trace::Span span(trace_, lane, "layer", part - 1);
+    architecture_.RunLayer(backend_, part - 1, weights, step);
+  } else {
+    const Trace::Span span(trace_, lane, "head", part - layers - 1);
+    RunHeadPart(part, weights, batch, step);
   }
-  loader_.Release(0);
-  loader_.Release(head_group);
-  return absl::OkStatus();
+}
+
+void ForwardPass::RunHeadPart(int part, const LayerWeights& weights, const StepBatch& batch,
+                              const StepActivations& step) {
+  const TransformerShape& shape = architecture_.shape();
+  const int rows = static_cast<int>(batch.logit_rows.size());
+  const Matrix input = head_input_.Rows(rows);
+  if (part == shape.layers + 1) {
+    backend_.GatherLogitRows(step.residual, input);
+    backend_.RmsNorm(input, weights[kOutputNorm], shape.norm_epsilon, input);
+  }
+  // The part's rows of the head are columns of the logits.
+  const Weight& output = weights[kOutput];
+  Matrix logits = logits_.Rows(rows);
+  logits.data += loader_.parts()[part].first_row;
+  logits.columns = output.rows;
+  const Weight no_bias;
+  backend_.Project(input, {{{output, no_bias, logits}}});
+  if (part + 1 == static_cast<int>(loader_.parts().size())) backend_.ArgMax(logits_.Rows(rows));
 }
 
 }  // namespace gguf_offload

@@ -5,6 +5,8 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,45 +18,68 @@
 
 namespace gguf_offload {
 
+// What a step says about one row whose logits were wanted.
+struct RowLogits {
+  int32_t largest = 0;      // the token with the largest logit, the first of equals
+  std::span<float> values;  // (vocabulary) where they were wanted, else empty; may be overwritten
+};
+
+struct ForwardPassOptions {
+  int max_rows = 0;        // most rows of a step
+  int max_logit_rows = 0;  // most of them whose logits are wanted
+};
+
 // Ties an architecture, a backend and the weights together. All memory is reserved by Create. Not
 // thread safe.
 class ForwardPass {
  public:
-  // The head runs on this many rows at a time: a vocabulary is large, a prompt's logits would be
-  // gigabytes.
-  static constexpr int kHeadRows = 32;
+  // Called for each of the batch's logit rows, in order, with the row's index in logit_rows; the
+  // row is valid during the call.
+  using LogitsSink = std::function<void(int index, const RowLogits& row)>;
 
-  // Called for each of the batch's logit rows, in order, with the row's index in logit_rows and its
-  // logits (vocabulary), valid during the call; the sink may overwrite them.
-  using LogitsSink = std::function<void(int index, std::span<float> logits)>;
-
-  // Steps of up to `max_rows` tokens. `deadline` is how long to wait for the input tensors. The
-  // arguments must outlive the result; `trace` may be null.
+  // `deadline` is how long to wait for the input tensors. The arguments must outlive the result;
+  // `trace` may be null.
   static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(Architecture& architecture,
                                                              Backend& backend, WeightLoader& loader,
-                                                             int max_rows, absl::Time deadline,
+                                                             const ForwardPassOptions& options,
                                                              Trace* trace);
 
+  // (rows, columns) of the matrices that Create allocates.
+  static std::vector<std::pair<int, int64_t>> ActivationShapes(const TransformerShape& shape,
+                                                               const ForwardPassOptions& options);
+  // Their bytes, if a backend's rows are not padded.
+  static uint64_t ActivationBytes(const TransformerShape& shape, const ForwardPassOptions& options);
+
   // Runs the step. On an error (weights that cannot be had until `deadline`) the KV cache of the
-  // batch's rows is undefined and not all rows have had their logits.
+  // batch's rows is undefined and the sink has not been called.
   absl::Status Run(const StepBatch& batch, absl::Time deadline, const LogitsSink& sink);
 
  private:
   ForwardPass(Architecture& architecture, Backend& backend, WeightLoader& loader, Trace* trace)
       : architecture_(architecture), backend_(backend), loader_(loader), trace_(trace) {}
-  absl::Status Allocate(int max_rows);
+  absl::Status Allocate(const ForwardPassOptions& options);
   StepActivations Activations(int rows) const;
-  absl::StatusOr<const LayerWeights*> Acquire(int group, absl::Time deadline);
-  absl::Status RunHead(const StepBatch& batch, const StepActivations& step, absl::Time deadline,
-                       const LogitsSink& sink);
+  void PlanStretches();
+  void RunPart(int part, const LayerWeights& weights, const StepBatch& batch,
+               const StepActivations& step);
+  void RunHeadPart(int part, const LayerWeights& weights, const StepBatch& batch,
+                   const StepActivations& step);
+
+  // Consecutive parts whose operations a backend may record as one.
+  struct Stretch {
+    int first = 0;
+    int end = 0;
+  };
 
   Architecture& architecture_;
   Backend& backend_;
   WeightLoader& loader_;
   Trace* const trace_;
-  StepActivations activations_;  // of max_rows
-  Matrix head_input_;            // (kHeadRows, embedding)
-  Matrix logits_;                // (kHeadRows, vocabulary)
+  std::vector<Stretch> stretches_;
+  std::vector<const LayerWeights*> weights_;  // (parts) of the stretch in progress
+  StepActivations activations_;               // of max_rows
+  Matrix head_input_;                         // (max_logit_rows, embedding)
+  Matrix logits_;                             // (max_logit_rows, vocabulary)
 };
 
 }  // namespace gguf_offload

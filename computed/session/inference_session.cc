@@ -8,13 +8,6 @@
 #include "kernels/attention/kv_cache.h"
 
 namespace gguf_offload {
-namespace {
-
-// Rows of an evaluated sequence in one step: their logits wait in the observer's queue.
-constexpr int kEvaluateRows = 64;
-
-}  // namespace
-
 InferenceSession::InferenceSession(InferenceSessionOptions options, ForwardPass& forward,
                                    const Tokenizer* tokenizer,
                                    std::function<absl::Status()> check_weights, Trace* trace)
@@ -204,6 +197,7 @@ void InferenceSession::AddRows(Sequence& sequence, int rows) {
   for (int position = first; position < first + rows; ++position) {
     if (sequence.WantsLogits(position)) {
       batch_.logit_rows.push_back(batch_.rows());
+      batch_.logit_values.push_back(sequence.WantsLogitValues());
       logit_owners_.push_back(&sequence);
       logit_positions_.push_back(position);
     }
@@ -224,6 +218,7 @@ void InferenceSession::BuildBatch() {
   const int decoding = batch_.rows();
   const int limit =
       decoding == 0 ? options_.step_tokens : decoding + std::max(1, options_.step_tokens / 4);
+  int evaluate_room = options_.evaluate_rows;
   const absl::Time now = absl::Now();
   for (auto& sequence : running_) {
     const bool ready = sequence->observer().Ready();
@@ -231,7 +226,11 @@ void InferenceSession::BuildBatch() {
     const int room = std::min(limit, options_.step_tokens) - batch_.rows();
     if (room <= 0 || !ready || !sequence->in_prompt()) continue;
     int rows = std::min(room, sequence->remaining());
-    if (sequence->request().kind == Request::Kind::kEvaluate) rows = std::min(rows, kEvaluateRows);
+    if (sequence->request().kind == Request::Kind::kEvaluate) {
+      rows = std::min(rows, evaluate_room);
+      if (rows == 0) continue;
+      evaluate_room -= rows;
+    }
     AddRows(*sequence, rows);
   }
 }
@@ -256,14 +255,12 @@ void InferenceSession::RunStep() {
   {
     const Trace::Span span(trace_, "host", "step", batch_.rows());
     status = forward_.Run(batch_, absl::Now() + options_.weights_patience,
-                          [this](int index, std::span<float> logits) {
+                          [this](int index, const RowLogits& row) {
                             // Before any of these logits count.
-                            if (index % ForwardPass::kHeadRows == 0 && weights_status_.ok()) {
-                              weights_status_ = check_weights_();
-                            }
+                            if (index == 0) weights_status_ = check_weights_();
                             if (!weights_status_.ok()) return;
                             const Trace::Span span(trace_, "host", "sample");
-                            logit_owners_[index]->TakeLogits(logit_positions_[index], logits);
+                            logit_owners_[index]->TakeLogits(logit_positions_[index], row);
                           });
   }
   if (status.ok()) status = batch_.logit_rows.empty() ? check_weights_() : weights_status_;

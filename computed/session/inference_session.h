@@ -41,6 +41,7 @@ struct InferenceSessionOptions {
   int context_tokens = 0;  // longest sequence, prompt and answer together
   int kv_pages = 0;        // pages of the KV cache
   int step_tokens = 256;   // most rows of a step
+  int evaluate_rows = 64;  // most rows of a step whose logits go to Evaluate
   int max_sequences = 32;  // most requests running at once
   int max_waiting = 64;    // most requests waiting
   // A step gives up after waiting this long for weights.

@@ -86,7 +86,7 @@ class Collector : public RequestObserver {
 class InferenceSessionTest : public ::testing::Test {
  protected:
   void Start(InferenceSessionOptions options = {}) {
-    auto model = RunningModel::Create(kModel, {.activations = ActivationType::kInt8});
+    auto model = RunningModel::Create(kModel, {.activations = ActivationPrecision::kInt8});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     options.vocabulary = model_->architecture->shape().vocabulary;

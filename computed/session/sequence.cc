@@ -36,16 +36,21 @@ bool Sequence::WantsLogits(int position) const {
          position == static_cast<int>(tokens_.size()) - 1;
 }
 
-void Sequence::TakeLogits(int position, std::span<float> logits) {
+bool Sequence::WantsLogitValues() const {
+  return request_.kind == Request::Kind::kEvaluate || request_.top_logprobs >= 0 ||
+         !sampler_.TakesLargest();
+}
+
+void Sequence::TakeLogits(int position, const RowLogits& row) {
   if (ended()) return;
   if (request_.kind == Request::Kind::kEvaluate) {
-    observer_->OnLogits(position, logits);
+    observer_->OnLogits(position, row.values);
     return;
   }
   // The sampler works on the logits themselves; what is reported is what the model said.
   std::vector<float> untouched;
-  if (request_.top_logprobs >= 0) untouched.assign(logits.begin(), logits.end());
-  const int32_t token = sampler_.Sample(logits);
+  if (request_.top_logprobs >= 0) untouched.assign(row.values.begin(), row.values.end());
+  const int32_t token = sampler_.TakesLargest() ? row.largest : sampler_.Sample(row.values);
   sampler_.Accept(token);
   AppendToken(token, untouched);
 }

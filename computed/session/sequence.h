@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "computed/sampler/sampler.h"
+#include "computed/session/forward_pass.h"
 #include "computed/session/request.h"
 #include "computed/tokenizer/text_stream.h"
 #include "computed/tokenizer/tokenizer.h"
@@ -40,9 +41,11 @@ class Sequence {
 
   // Whether the logits of the token at `position` are wanted.
   bool WantsLogits(int position) const;
-  // Takes the logits (vocabulary) of the token at `position`: chooses the next token or passes them
-  // on. May change them, and end the sequence.
-  void TakeLogits(int position, std::span<float> logits);
+  // Whether the logits themselves are, not just the token with the largest one.
+  bool WantsLogitValues() const;
+  // Takes the logits of the token at `position`: chooses the next token or passes them on. May
+  // change them, and end the sequence.
+  void TakeLogits(int position, const RowLogits& row);
   // `rows` more tokens are in the KV cache now. May end the sequence.
   void Advance(int rows);
 

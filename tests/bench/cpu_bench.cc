@@ -17,6 +17,7 @@
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
+#include "computed/runtime/host_buffer.h"
 #include "kernels/threading/thread_pool.h"
 #include "tests/fixtures/running_model.h"
 
@@ -85,6 +86,7 @@ StepBatch MakeBatch(int sequences, int rows, int position, int pages_each) {
       batch.positions.push_back(position + row);
     }
     batch.logit_rows.push_back(batch.rows() - 1);
+    batch.logit_values.push_back(false);
     batch.sequences.push_back(std::move(sequence));
   }
   return batch;
@@ -96,7 +98,7 @@ int Main() {
                           : static_cast<int>(std::thread::hardware_concurrency());
   constexpr int kSequences = 16, kPagesEach = 8;
   auto model =
-      RunningModel::Create(absl::GetFlag(FLAGS_model), {.activations = ActivationType::kInt8,
+      RunningModel::Create(absl::GetFlag(FLAGS_model), {.activations = ActivationPrecision::kInt8,
                                                         .threads = threads,
                                                         .kv_pages = kSequences * kPagesEach,
                                                         .step_tokens = 256});
@@ -115,7 +117,7 @@ int Main() {
   const double bandwidth = ReadBandwidth(pool);
   const auto run = [&](const StepBatch& batch) {
     const absl::Status status =
-        (*model)->forward->Run(batch, absl::InfiniteFuture(), [](int, std::span<float>) {});
+        (*model)->forward->Run(batch, absl::InfiniteFuture(), [](int, const RowLogits&) {});
     if (!status.ok()) std::abort();
   };
 

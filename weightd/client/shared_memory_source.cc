@@ -82,6 +82,10 @@ const uint8_t* SharedMemorySource::MappedShard(uint32_t shard) const {
   return shard < shards_.size() ? shards_[shard]->data() : nullptr;
 }
 
+int SharedMemorySource::ShardDescriptor(uint32_t shard) const {
+  return shard < shards_.size() ? shards_[shard]->fd() : -1;
+}
+
 absl::Status SharedMemorySource::CheckIntact() const {
   if (absl::Status s = lease_->CheckIntact(); !s.ok()) return s;
   for (const auto& shard : shards_) {

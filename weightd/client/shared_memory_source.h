@@ -26,6 +26,7 @@ class SharedMemorySource final : public WeightSource {
 
   const v1::Manifest& manifest() const override { return lease_->manifest(); }
   const uint8_t* MappedShard(uint32_t shard) const override;
+  int ShardDescriptor(uint32_t shard) const override;
   void ReadAsync(std::vector<Range> ranges, absl::Time deadline,
                  std::function<void(absl::Status)> done) override;
   absl::Status CheckIntact() const override;

@@ -31,6 +31,7 @@ class StreamingSource final : public WeightSource {
 
   const v1::Manifest& manifest() const override { return lease_->manifest(); }
   const uint8_t* MappedShard(uint32_t) const override { return nullptr; }
+  int ShardDescriptor(uint32_t) const override { return -1; }
   void ReadAsync(std::vector<Range> ranges, absl::Time deadline,
                  std::function<void(absl::Status)> done) override;
   absl::Status CheckIntact() const override { return lease_->CheckIntact(); }

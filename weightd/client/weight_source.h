@@ -65,6 +65,11 @@ class WeightSource {
   // zeros; CheckIntact tells.
   virtual const uint8_t* MappedShard(uint32_t shard) const = 0;
 
+  // The descriptor behind a shard's mapping, open for reading only and valid for the life of the
+  // source, which owns it; -1 if this source streams. Its position and status flags are shared with
+  // the daemon: read with offsets, change nothing.
+  virtual int ShardDescriptor(uint32_t shard) const = 0;
+
   // One piece of a file and where to put it.
   struct Range {
     uint32_t shard = 0;

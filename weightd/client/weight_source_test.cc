@@ -2,9 +2,11 @@
 // that is not to be trusted.
 #include "weightd/client/weight_source.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <atomic>
@@ -109,6 +111,24 @@ TEST_P(WeightSourceTest, ReadsWhatTheFileHas) {
   EXPECT_TRUE(ReadAndCompare(*source, file_.size(), 0, file_).ok());
   EXPECT_EQ(source->bytes_received(), shared_memory() ? 0 : file_.size() + 1);
   EXPECT_TRUE(source->CheckIntact().ok());
+}
+
+TEST_P(WeightSourceTest, KeepsTheDescriptorsOfItsShards) {
+  const auto source = Attach();
+  ASSERT_NE(source, nullptr);
+  EXPECT_EQ(source->ShardDescriptor(1), -1);
+  const int descriptor = source->ShardDescriptor(0);
+  if (!shared_memory()) {
+    EXPECT_EQ(descriptor, -1);
+    return;
+  }
+  daemon_->Stop();  // and with it the daemon's own descriptor
+  EXPECT_EQ(source->ShardDescriptor(0), descriptor);
+  std::string read(5000, '?');
+  ASSERT_EQ(pread(descriptor, read.data(), read.size(), 777), 5000);
+  EXPECT_TRUE(read == file_.substr(777, 5000));
+  EXPECT_EQ(fcntl(descriptor, F_GETFL) & O_ACCMODE, O_RDONLY);
+  EXPECT_EQ(fcntl(descriptor, F_GETFD), FD_CLOEXEC);
 }
 
 TEST_P(WeightSourceTest, ManyReadsAtOnceEndInOrder) {

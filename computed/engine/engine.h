@@ -1,0 +1,128 @@
+// What runs a model: a backend, the weights that it reads and the memory for both, sized together.
+//
+// There is one for each kind of processor. Whoever creates one needs to know no more of the
+// difference.
+#ifndef COMPUTED_ENGINE_ENGINE_H_
+#define COMPUTED_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "computed/model/architecture.h"
+#include "computed/model/model_tensors.h"
+#include "computed/placement/placement.h"
+#include "computed/prefetch/weight_loader.h"
+#include "computed/runtime/backend.h"
+#include "computed/runtime/trace.h"
+#include "weightd/client/weight_source.h"
+
+namespace gguf_offload {
+
+// How activations enter matrix products.
+enum class ActivationPrecision {
+  kInt8,     // 8 bits in groups of 32: fast
+  kFloat16,  // CUDA only
+  kFloat32,  // CPU only
+};
+
+// How bytes that are not on the GPU get there; kAuto: the fastest that works.
+enum class Transport {
+  kAuto,
+  kRegistered,  // DMA straight from the mapped files
+  kStaged,      // copied to a ring of pinned memory first
+  kDirectIo,    // read from the disk into the ring, past the page cache
+};
+
+// Zero means a default that the engine chooses.
+struct EngineOptions {
+  ActivationPrecision activations = ActivationPrecision::kInt8;
+  int threads = 1;         // of the CPU backend
+  int context_tokens = 0;  // longest sequence
+  int kv_tokens = 0;       // tokens that the KV cache holds for all sequences
+  int step_tokens = 0;     // most rows of a step
+  int max_sequences = 32;  // most sequences in a step
+  // CPU: bytes for weights that are streamed; 0: 70 % of what is available.
+  uint64_t host_memory = 0;
+  // CUDA: bytes of GPU memory for everything beyond the CUDA context; 0: 90 % of what is free.
+  uint64_t gpu_memory = 0;
+  // CUDA: at most so many bytes of matrices stay on the GPU.
+  uint64_t resident_weights = UINT64_MAX;
+  Transport transport = Transport::kAuto;
+};
+
+// What the engine made of the options.
+struct EngineSizes {
+  int context_tokens = 0;
+  int kv_pages = 0;
+  int step_tokens = 0;
+  int max_sequences = 0;
+  int evaluate_rows = 0;  // most rows of a step whose logits go to Evaluate
+
+  int max_logit_rows() const { return max_sequences + evaluate_rows; }
+};
+
+struct MemoryItem {
+  std::string purpose;
+  uint64_t bytes = 0;
+};
+
+// What went over the link to the GPU, and what waited for what, since the start.
+struct LinkCounters {
+  uint64_t bytes = 0;
+  uint64_t ring_stalls = 0;  // times that operations waited for a copy
+  double copy_busy_seconds = 0;
+  double copy_idle_seconds = 0;  // between copies, within steps
+  double compute_busy_seconds = 0;
+  double compute_idle_seconds = 0;  // between stretches of a step
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  virtual Backend& backend() = 0;
+  virtual WeightLoader& loader() = 0;
+  virtual const Placement& placement() const = 0;
+  virtual const EngineSizes& sizes() const = 0;
+
+  // Memory by purpose, of the processor that computes; and the most that it may be in all.
+  virtual std::vector<MemoryItem> Memory() const = 0;
+  virtual uint64_t memory_budget() const = 0;
+  // What is used instead of something better, and why; a line each.
+  virtual std::vector<std::string> Fallbacks() const { return {}; }
+  virtual LinkCounters link_counters() const { return {}; }
+
+  // Called when the forward pass has been created, before the first step: runs what is slow the
+  // first time, and checks the budget.
+  virtual absl::Status Finish() { return absl::OkStatus(); }
+};
+
+// The arguments must outlive the engine; `trace` may be null.
+absl::StatusOr<std::unique_ptr<Engine>> CreateCpuEngine(WeightSource& source,
+                                                        const Architecture& architecture,
+                                                        const ModelTensors& tensors,
+                                                        const EngineOptions& options);
+// FAILED_PRECONDITION where this program has no CUDA backend or the machine no GPU;
+// RESOURCE_EXHAUSTED, with a table of what is needed, if the budget is too small.
+absl::StatusOr<std::unique_ptr<Engine>> CreateCudaEngine(WeightSource& source,
+                                                         const Architecture& architecture,
+                                                         const ModelTensors& tensors,
+                                                         const EngineOptions& options,
+                                                         Trace* trace);
+
+// Whether CreateCudaEngine can work here.
+bool CudaAvailable();
+// Whether this program was built with the CUDA backend.
+bool BuiltWithCuda();
+
+// The longest sequence: what is asked for, or the model's own limit up to 4096.
+int ChooseContext(const TransformerShape& shape, int asked);
+KvShape KvShapeOf(const TransformerShape& shape);
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_ENGINE_ENGINE_H_

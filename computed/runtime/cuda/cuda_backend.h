@@ -1,0 +1,156 @@
+// The backend for NVIDIA GPUs.
+//
+// All memory comes from an arena whose size Plan computes beforehand. Operations go to the device's
+// compute stream. In steps in which every sequence has one row (decoding), each stretch is recorded
+// as a CUDA graph the first time and replayed from then on; the number of rows is rounded up, so
+// that there are few graphs.
+#ifndef COMPUTED_RUNTIME_CUDA_CUDA_BACKEND_H_
+#define COMPUTED_RUNTIME_CUDA_CUDA_BACKEND_H_
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "computed/runtime/backend.h"
+#include "computed/runtime/cuda/cuda_device.h"
+#include "computed/runtime/cuda/device_arena.h"
+#include "computed/runtime/cuda/lane_clock.h"
+#include "computed/runtime/cuda/step_inputs.h"
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/matmul/matmul_cuda.h"
+#include "kernels/ops/argmax_cuda.h"
+
+namespace gguf_offload {
+
+struct CudaBackendConfig {
+  KvShape kv;
+  int kv_pages = 0;
+  int heads = 0;
+  int64_t max_columns = 0;  // of any matrix
+  int max_rows = 0;         // of a step
+  int max_logit_rows = 0;
+  int max_sequences = 0;
+  cuda::Precision precision = cuda::Precision::kInt8;
+  uint64_t weight_scratch_bytes = 0;            // where weights are expanded
+  const cuda::CublasLibrary* cublas = nullptr;  // may be null in 8-bit precision
+};
+
+class CudaBackend : public Backend {
+ public:
+  // Bytes of device memory by purpose, but for those of AllocateMatrix.
+  static std::vector<std::pair<std::string, uint64_t>> Plan(const CudaDevice& device,
+                                                            const CudaBackendConfig& config);
+  static uint64_t MatrixBytes(int rows, int64_t columns);
+
+  // The arguments must outlive the backend.
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const CudaDevice& device,
+                                                             const CudaBackendConfig& config,
+                                                             DeviceArena& arena);
+  ~CudaBackend() override;
+
+  // Called while the host waits for a step anyway.
+  void set_idle_work(std::function<void()> work) { idle_work_ = std::move(work); }
+  // Stretches, as they were on the compute stream; detail: the stretch.
+  LaneClock& compute_clock() { return compute_clock_; }
+  int graphs() const { return static_cast<int>(graphs_.size()); }
+
+  absl::string_view name() const override { return "cuda"; }
+  bool asynchronous() const override { return true; }
+  absl::StatusOr<Matrix> AllocateMatrix(int rows, int64_t columns,
+                                        absl::string_view purpose) override;
+  absl::Status AllocateKvCache(const KvShape& shape, int pages) override;
+  uint64_t kv_cache_bytes() const override { return kv_bytes_; }
+  uint64_t activation_bytes() const override { return activation_bytes_; }
+  absl::Status AddRope(const RopeFrequencies& frequencies) override;
+
+  void BeginStep(const StepBatch& batch) override;
+  void Run(int index, absl::FunctionRef<void()> operations) override;
+  void Embed(const Weight& table, Matrix out) override;
+  void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) override;
+  void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
+                  Matrix out) override;
+  void Add(Matrix residual, Matrix x) override;
+  void Project(Matrix input, std::span<const Projection> projections) override;
+  void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
+                      const RotarySpec& spec) override;
+  void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
+  void SwiGlu(Matrix gate, Matrix up) override;
+  void GatherLogitRows(Matrix x, Matrix out) override;
+  void ArgMax(Matrix logits) override;
+  void FetchLogits(Matrix logits) override;
+  absl::Status Synchronize() override;
+  int32_t LargestOf(int row) override { return largest_[row]; }
+  std::span<float> HostRow(int row) override;
+
+ private:
+  // A table of rotations and its angles for the positions of the step.
+  struct Rotation {
+    const RopeFrequencies* frequencies;
+    double* radians;  // (pairs)
+    float2* angles;   // (max_rows, pairs)
+  };
+
+  CudaBackend(const CudaDevice& device, const CudaBackendConfig& config, DeviceArena& arena)
+      : device_(device),
+        config_(config),
+        arena_(arena),
+        stream_(device.compute_stream()),
+        compute_clock_(device.compute_stream()) {}
+  absl::Status Allocate();
+  static cuda::MatMulConfig MatMulConfigOf(const CudaBackendConfig& config);
+
+  // What begins a step on the GPU: its inputs and the angles of its positions.
+  void RunPrologue();
+  // Rows that an operation on `rows` rows works on: more, if the step's are padded.
+  int Padded(int rows) const { return padded_rows_ > 0 ? padded_rows_ : rows; }
+  // Where the producer of `out` may write its 8-bit form, for the Project that follows.
+  cuda::QuantizedRows QuantizedFormOf(const Matrix& out);
+  // An Add is put off until it is known whether a norm of the sum follows, which then does both.
+  void RunPendingAdd();
+  void Check(const char* error);
+
+  const CudaDevice& device_;
+  const CudaBackendConfig config_;
+  DeviceArena& arena_;
+  const cudaStream_t stream_;
+  LaneClock compute_clock_;
+  std::function<void()> idle_work_;
+
+  std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<cuda::MatMul> matmul_;
+  std::vector<cuda::KvLayer> kv_layers_;
+  uint64_t kv_bytes_ = 0;
+  uint64_t activation_bytes_ = 0;
+  std::vector<Rotation> rotations_;
+  cuda::DecodeWorkspace decode_workspace_;
+  cuda::ArgMaxCell* argmax_cells_ = nullptr;  // (max_logit_rows)
+  int32_t* largest_ = nullptr;                // (max_logit_rows), mapped host memory
+  int32_t* largest_on_device_ = nullptr;      // its device address
+  float* host_logits_ = nullptr;              // (max_logit_rows, vocabulary), pinned
+  uint64_t host_logits_bytes_ = 0;
+  int64_t host_logits_columns_ = 0;
+
+  // By stretch, rows and whether there are logits.
+  std::map<std::tuple<int, int, bool>, cudaGraphExec_t> graphs_;
+
+  // Of the step in progress.
+  const StepBatch* batch_ = nullptr;
+  int64_t step_ = 0;
+  StepShape shape_;
+  int padded_rows_ = 0;               // 0: this step is not recorded
+  const float* quantized_ = nullptr;  // the matrix whose 8-bit form the matmul has
+  struct {
+    Matrix residual;
+    Matrix x;
+  } pending_add_;      // none if residual.data is null
+  std::string error_;  // the first one
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_RUNTIME_CUDA_CUDA_BACKEND_H_

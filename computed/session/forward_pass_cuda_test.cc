@@ -1,0 +1,220 @@
+// Whole models on the GPU, against llama.cpp's logits and the CPU backend.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/fixtures/golden_models.h"
+#include "tests/modelgen/synthetic_model.h"
+#include "third_party/cuda/device_available.h"
+
+namespace gguf_offload {
+namespace {
+
+class ForwardPassCudaTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda::DeviceAvailable()) GTEST_SKIP() << "no CUDA device";
+  }
+
+  static std::unique_ptr<RunningModel> Load(const std::string& path,
+                                            RunningModel::Options options) {
+    options.cuda = options.activations != ActivationPrecision::kFloat32;
+    auto model = RunningModel::Create(path, options);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return model.ok() ? *std::move(model) : nullptr;
+  }
+
+  // Writes a model of `layers` layers and returns its path.
+  std::string Synthetic(const std::string& preset, const std::string& quantization, int layers) {
+    const std::string path = ::testing::TempDir() + "/" + preset + "-" + quantization + ".gguf";
+    auto plan = SyntheticModel::Plan(
+        {.preset = preset, .quantization = quantization, .overrides = {.layers = layers}});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    EXPECT_TRUE(plan->Write(path, 1).ok());
+    matrix_bytes_ = plan->Bytes().tensors;
+    return path;
+  }
+
+  uint64_t matrix_bytes_ = 0;  // of the last Synthetic
+};
+
+TEST_F(ForwardPassCudaTest, GoldenModelsInHalfPrecision) {
+  for (const GoldenModel& golden : DenseGoldenModels()) {
+    SCOPED_TRACE(golden.model);
+    auto model =
+        Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kFloat16});
+    ASSERT_NE(model, nullptr);
+    SequenceRunner runner(*model);
+    const std::vector<float> logits = runner.Step(golden.tokens);
+    const double nmse = Nmse(logits, golden.logits);
+    std::printf("%-24s nmse %.3g\n", golden.model.c_str(), nmse);
+    EXPECT_TRUE(nmse <= 1e-4) << nmse;
+    if (golden.greedy_min_margin > 1e-3) {
+      EXPECT_EQ(Greedy(runner, logits, golden.columns, golden.greedy.size()), golden.greedy);
+    }
+  }
+}
+
+TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
+  for (const GoldenModel& golden : DenseGoldenModels()) {
+    SCOPED_TRACE(golden.model);
+    auto model =
+        Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kInt8});
+    ASSERT_NE(model, nullptr);
+    const double nmse = Nmse(SequenceRunner(*model).Step(golden.tokens), golden.logits);
+    // Token by token, through recorded graphs.
+    SequenceRunner runner(*model);
+    std::vector<float> single;
+    for (int32_t token : golden.tokens) {
+      const std::vector<float> row = runner.Step({token});
+      single.insert(single.end(), row.begin(), row.end());
+    }
+    const double single_nmse = Nmse(single, golden.logits);
+    std::printf("%-24s nmse %.3g, token by token %.3g\n", golden.model.c_str(), nmse, single_nmse);
+    EXPECT_TRUE(nmse <= 5e-3) << nmse;
+    EXPECT_TRUE(single_nmse <= 5e-3) << single_nmse;
+  }
+}
+
+// Whatever way the weights come in, the same operations run on the same bytes.
+TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
+  for (const char* quantization : {"Q4_K", "Q8_0"}) {
+    const std::string path = Synthetic("tiny-qwen3", quantization, 9);
+    auto resident = Load(path, {.activations = ActivationPrecision::kInt8});
+    ASSERT_NE(resident, nullptr);
+    EXPECT_EQ(resident->engine->placement().streamed_bytes, 0u);
+    const std::vector<int32_t> prompt = {1, 10, 45, 300, 7}, next = {8};
+    SequenceRunner expected(*resident);
+    const std::vector<float> expected_prompt = expected.Step(prompt);
+    const std::vector<float> expected_next = expected.Step(next);
+    for (uint64_t limit :
+         {uint64_t{0}, matrix_bytes_ / 4, matrix_bytes_ / 2, matrix_bytes_ * 9 / 10}) {
+      for (Transport transport :
+           {Transport::kAuto, Transport::kRegistered, Transport::kStaged, Transport::kDirectIo}) {
+        for (FileWeightSource::Mode mode :
+             {FileWeightSource::Mode::kShared, FileWeightSource::Mode::kStreamed}) {
+          const bool streamed = mode == FileWeightSource::Mode::kStreamed;
+          if (streamed && transport != Transport::kAuto) continue;
+          SCOPED_TRACE(limit);
+          SCOPED_TRACE(static_cast<int>(transport));
+          auto model = Load(path, {.mode = mode,
+                                   .activations = ActivationPrecision::kInt8,
+                                   .resident_weights = limit,
+                                   .transport = transport});
+          ASSERT_NE(model, nullptr);
+          EXPECT_GT(model->engine->placement().streamed_bytes, 0u);
+          SequenceRunner runner(*model);
+          EXPECT_TRUE(runner.Step(prompt) == expected_prompt);
+          for (int i = 0; i < 3; ++i) {
+            SequenceRunner again(*model);
+            EXPECT_TRUE(again.Step(prompt) == expected_prompt);
+            EXPECT_TRUE(again.Step(next) == expected_next);
+          }
+          EXPECT_EQ(
+              model->engine->Fallbacks().empty(),
+              !streamed && (transport == Transport::kAuto || transport == Transport::kRegistered));
+        }
+      }
+    }
+  }
+}
+
+// Prompts beyond the crossover to cuBLAS, several tiles of attention, against the CPU.
+TEST_F(ForwardPassCudaTest, LongPromptsAndBatchesAgreeWithTheCpu) {
+  const std::string path = Synthetic("tiny-qwen3", "Q6_K", 3);
+  auto cpu = Load(path, {.activations = ActivationPrecision::kFloat32, .step_tokens = 256});
+  auto gpu = Load(path, {.activations = ActivationPrecision::kInt8, .step_tokens = 256});
+  ASSERT_NE(cpu, nullptr);
+  ASSERT_NE(gpu, nullptr);
+  const auto run = [&](RunningModel& model, bool decode) {
+    // Two prompts of 150 and 90 tokens, and a single token at the start of a third sequence; then
+    // one more token of each.
+    StepBatch batch;
+    std::vector<std::vector<float>> rows;
+    const int lengths[] = {150, 90, 1};
+    for (int step = 0; step < (decode ? 2 : 1); ++step) {
+      batch.Clear();
+      rows.clear();
+      for (int s = 0; s < 3; ++s) {
+        const int first = step == 0 ? 0 : lengths[s];
+        const int count = step == 0 ? lengths[s] : 1;
+        StepBatch::Sequence sequence{batch.rows(), count, first, {}};
+        for (int page = 0; page < 6; ++page) sequence.pages.push_back(17 - s - 3 * page);
+        for (int i = 0; i < count; ++i) {
+          batch.tokens.push_back((s * 131 + (first + i) * 17 + 3) % 400);
+          batch.positions.push_back(first + i);
+        }
+        batch.logit_rows.push_back(batch.rows() - 1);
+        batch.logit_values.push_back(true);
+        batch.sequences.push_back(sequence);
+      }
+      const absl::Status status =
+          model.forward->Run(batch, absl::InfiniteFuture(), [&](int index, const RowLogits& row) {
+            EXPECT_EQ(row.largest,
+                      std::max_element(row.values.begin(), row.values.end()) - row.values.begin());
+            rows.emplace_back(row.values.begin(), row.values.end());
+          });
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    return rows;
+  };
+  for (bool decode : {false, true}) {
+    const auto expected = run(*cpu, decode), got = run(*gpu, decode);
+    ASSERT_EQ(expected.size(), got.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double nmse = Nmse(got[i], expected[i]);
+      EXPECT_TRUE(nmse <= 5e-3) << "row " << i << ": " << nmse;
+    }
+  }
+}
+
+TEST_F(ForwardPassCudaTest, ABudgetTooSmallSaysWhatWouldDo) {
+  const std::string path = Synthetic("tiny-qwen3", "Q4_K", 9);
+  auto model = RunningModel::Create(
+      path, {.cuda = true, .activations = ActivationPrecision::kInt8, .memory_budget = 20 << 20});
+  ASSERT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted) << model.status();
+  const std::string message(model.status().message());
+  EXPECT_NE(message.find("kv cache"), std::string::npos) << message;
+  const size_t at = message.find("smallest budget");
+  ASSERT_NE(at, std::string::npos) << message;
+  const double smallest = std::strtod(message.c_str() + at + sizeof("smallest budget"), nullptr);
+  for (bool enough : {true, false}) {
+    auto again = RunningModel::Create(
+        path,
+        {.cuda = true,
+         .activations = ActivationPrecision::kInt8,
+         .memory_budget = static_cast<uint64_t>((smallest + (enough ? 0.1 : -0.2)) * 1048576)});
+    EXPECT_EQ(again.ok(), enough) << again.status();
+  }
+}
+
+TEST_F(ForwardPassCudaTest, AFailedFetchFailsTheStepAndTheNextOneRuns) {
+  const std::string path = Synthetic("tiny-llama", "Q8_0", 9);
+  auto resident = Load(path, {.activations = ActivationPrecision::kInt8});
+  ASSERT_NE(resident, nullptr);
+  const std::vector<int32_t> tokens = {1, 2, 3};
+  const std::vector<float> expected = SequenceRunner(*resident).Step(tokens);
+  auto model = Load(path, {.mode = FileWeightSource::Mode::kStreamed,
+                           .activations = ActivationPrecision::kInt8,
+                           .resident_weights = matrix_bytes_ / 2});
+  ASSERT_NE(model, nullptr);
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_TRUE(SequenceRunner(*model).Step(tokens) == expected);
+    model->source->SetReadError(absl::UnavailableError("the daemon is away"));
+    StepBatch batch{
+        .tokens = tokens, .positions = {0, 1, 2}, .logit_rows = {2}, .logit_values = {false}};
+    batch.sequences.push_back({0, 3, 0, {0}});
+    absl::Status status;
+    for (int step = 0; step < 3 && status.ok(); ++step) {
+      status = model->forward->Run(batch, absl::InfiniteFuture(), [](int, const RowLogits&) {});
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    model->source->SetReadError(absl::OkStatus());
+  }
+  EXPECT_TRUE(SequenceRunner(*model).Step(tokens) == expected);
+}
+
+}  // namespace
+}  // namespace gguf_offload

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Packs the programs with the shared libraries that they need, so that they run on a machine that has
+# neither: with a CUDA driver and cuBLAS on its GPUs, or on the CPU without.
+#
+#   deploy/bundle.sh [--tests] FOLDER [BAZEL_FLAG...]
+#
+# FOLDER gets bin/ (the programs), lib/ (libraries, found by $ORIGIN/../lib) and, with --tests,
+# tests/ (the tests and benchmarks that need a GPU; tests/run_gpu.sh runs them). --config=release
+# builds for every GPU from Turing on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+with_tests=''
+if [ "${1:-}" = --tests ]; then
+  with_tests=yes
+  shift
+fi
+if [ $# -lt 1 ]; then
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  exit 1
+fi
+folder=$1
+shift
+
+programs=(//weightd //computed //computed/cli:offloadctl)
+tests=()
+if [ -n "$with_tests" ]; then
+  programs+=(//tests/modelgen //tests/bench:offload_bench)
+  mapfile -t tests < <(
+    bazel query --noshow_progress 'attr(tags, "\bgpu\b", //...)' 2>/dev/null)
+fi
+bazel build --noshow_progress "$@" "${programs[@]}" "${tests[@]}"
+
+# The files that targets are built to.
+outputs() { # TARGET...
+  local target package
+  for target in "$@"; do
+    package=${target#//}
+    package=${package%%:*}
+    case "$target" in
+      *:*) echo "bazel-bin/$package/${target##*:}" ;;
+      *) echo "bazel-bin/$package/${package##*/}" ;;
+    esac
+  done
+}
+
+rm -rf "$folder"
+mkdir -p "$folder/bin" "$folder/lib"
+outputs "${programs[@]}" | xargs -I{} install -m 755 -s {} "$folder/bin"
+if [ -n "$with_tests" ]; then
+  mkdir "$folder/tests"
+  outputs "${tests[@]}" | xargs -I{} install -m 755 -s {} "$folder/tests"
+fi
+
+# Everything but the C library, which belongs to the machine.
+find "$folder/bin" "$folder/tests" -type f 2>/dev/null | xargs ldd |
+  awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+  grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*)\.so' |
+  xargs -I{} install -m 644 {} "$folder/lib"
+du -sh "$folder"
