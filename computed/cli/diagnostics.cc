@@ -1,4 +1,4 @@
-// offloadctl memory, sessions, config, build, ping, trace: what a daemon is doing.
+// offloadctl memory, link, sessions, config, build, ping, trace: what a daemon is doing.
 #include <chrono>
 #include <cmath>
 #include <map>
@@ -57,9 +57,32 @@ absl::Status RunMemory(const Arguments& arguments) {
   if (response->budget_bytes() > 0) {
     Print(absl::StrFormat("budget: %s\n", HumanBytes(response->budget_bytes())));
   }
+  if (response->device_bytes() > 0) {
+    Print(absl::StrFormat("GPU memory by the driver's count: %s\n",
+                          HumanBytes(response->device_bytes())));
+  }
   for (const std::string& fallback : response->fallbacks()) {
     Print(absl::StrCat("fallback: ", OneLine(fallback), "\n"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RunLink(const Arguments& arguments) {
+  const auto response = Call(arguments, v1::GetLinkActivityRequest(), &Stub::GetLinkActivity);
+  if (!response.ok()) return response.status();
+  if (PrintedJson(arguments, *response)) return absl::OkStatus();
+  Print(absl::StrFormat("%s copied (%s) over a link of %s/s; computation waited %d times\n",
+                        HumanBytes(response->bytes()), response->transport(),
+                        HumanBytes(static_cast<uint64_t>(response->link_bytes_per_second())),
+                        response->ring_stalls()));
+  Table table({"LANE", ">BUSY", ">IDLE", ">BUSY SHARE"});
+  const auto add = [&](const char* lane, double busy, double idle) {
+    table.Add({lane, absl::StrFormat("%.3f s", busy), absl::StrFormat("%.3f s", idle),
+               busy + idle > 0 ? absl::StrFormat("%.1f %%", 100 * busy / (busy + idle)) : "-"});
+  };
+  add("copy", response->copy_busy_seconds(), response->copy_idle_seconds());
+  add("compute", response->compute_busy_seconds(), response->compute_idle_seconds());
+  Print(table.ToString());
   return absl::OkStatus();
 }
 
@@ -160,6 +183,12 @@ std::vector<Command> DiagnosticsCommands() {
   const Flag out = {"out", FlagKind::kText, "FILE", "Where to write the JSON.", true};
   return {
       {"memory", "", 0, "Shows a daemon's memory by purpose.", flags, RunMemory},
+      {"link",
+       "",
+       0,
+       "Shows what has crossed the link to a worker's GPU, and who waited.",
+       {kWorkerFlag, kJsonFlag},
+       RunLink},
       {"sessions", "", 0, "Lists a worker's requests or a weight daemon's leases and streams.",
        flags, RunSessions},
       {"config", "", 0, "Shows the flags that a daemon runs with.", flags, RunConfig},

@@ -62,7 +62,8 @@ class CudaEngine : public Engine {
   uint64_t memory_budget() const override { return budget_; }
   std::vector<MemoryItem> Memory() const override;
   std::vector<std::string> Fallbacks() const override;
-  LinkCounters link_counters() const override;
+  std::optional<LinkCounters> link_counters() const override;
+  uint64_t device_bytes() const override { return device_->UsedBytes(); }
   absl::Status Finish() override;
 
  private:
@@ -353,9 +354,10 @@ std::vector<std::string> CudaEngine::Fallbacks() const {
   return fallbacks;
 }
 
-LinkCounters CudaEngine::link_counters() const {
+std::optional<LinkCounters> CudaEngine::link_counters() const {
   absl::MutexLock lock(&mutex_);
   LinkCounters counters = counters_;
+  counters.transport = loader_->transport_name();
   counters.bytes = loader_->copied_bytes();
   return counters;
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,7 @@ struct MemoryItem {
 
 // What went over the link to the GPU, and what waited for what, since the start.
 struct LinkCounters {
+  std::string transport;
   uint64_t bytes = 0;
   uint64_t ring_stalls = 0;  // times that operations waited for a copy
   double copy_busy_seconds = 0;
@@ -94,7 +96,10 @@ class Engine {
   virtual uint64_t memory_budget() const = 0;
   // What is used instead of something better, and why; a line each.
   virtual std::vector<std::string> Fallbacks() const { return {}; }
-  virtual LinkCounters link_counters() const { return {}; }
+  // None without a link.
+  virtual std::optional<LinkCounters> link_counters() const { return std::nullopt; }
+  // GPU memory taken since the context was made, by the driver's count.
+  virtual uint64_t device_bytes() const { return 0; }
 
   // Called when the forward pass has been created, before the first step: runs what is slow the
   // first time, and checks the budget.

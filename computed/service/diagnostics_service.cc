@@ -62,6 +62,7 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetBuildInfo(
     v1::GetBuildInfoResponse* response) {
   FillBuildInfo("computed", *response);
   response->set_simd_target(worker_.simd_target);
+  response->set_cuda(BuiltWithCuda());
   return Finish(context);
 }
 
@@ -123,8 +124,29 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetMemory(grpc::CallbackServ
         placement.shared_bytes);
   }
   response->set_budget_bytes(worker_.engine->memory_budget());
+  response->set_device_bytes(worker_.engine->device_bytes());
   for (std::string& line : worker_.engine->Fallbacks()) response->add_fallbacks(std::move(line));
   FillProcessMemory(*response);
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetLinkActivity(
+    grpc::CallbackServerContext* context, const v1::GetLinkActivityRequest* request,
+    v1::GetLinkActivityResponse* response) {
+  const std::optional<LinkCounters> counters = worker_.engine->link_counters();
+  if (!counters.has_value()) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish({grpc::StatusCode::UNIMPLEMENTED, "this worker has no GPU"});
+    return reactor;
+  }
+  response->set_transport(counters->transport);
+  response->set_bytes(counters->bytes);
+  response->set_link_bytes_per_second(worker_.engine->loader().bytes_per_second());
+  response->set_ring_stalls(counters->ring_stalls);
+  response->set_copy_busy_seconds(counters->copy_busy_seconds);
+  response->set_copy_idle_seconds(counters->copy_idle_seconds);
+  response->set_compute_busy_seconds(counters->compute_busy_seconds);
+  response->set_compute_idle_seconds(counters->compute_idle_seconds);
   return Finish(context);
 }
 

@@ -26,6 +26,9 @@ class WorkerDiagnosticsService : public v1::DiagnosticsService::CallbackService 
   grpc::ServerUnaryReactor* GetMemory(grpc::CallbackServerContext* context,
                                       const v1::GetMemoryRequest* request,
                                       v1::GetMemoryResponse* response) override;
+  grpc::ServerUnaryReactor* GetLinkActivity(grpc::CallbackServerContext* context,
+                                            const v1::GetLinkActivityRequest* request,
+                                            v1::GetLinkActivityResponse* response) override;
   grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
                                          const v1::ListSessionsRequest* request,
                                          v1::ListSessionsResponse* response) override;

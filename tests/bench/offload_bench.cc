@@ -313,7 +313,7 @@ int RunRow(const Row& row) {
     MustRun(*model, batch);
     if (step >= 5) times.push_back(SecondsSince(begin));
   }
-  const LinkCounters counters = model->engine->link_counters();
+  const LinkCounters counters = *model->engine->link_counters();
   const uint64_t streamed = model->engine->placement().streamed_bytes;
   const uint64_t peak = watch.Peak();
   model.reset();
