@@ -23,12 +23,14 @@ shift
 
 programs=(//weightd //computed //computed/cli:offloadctl)
 tests=()
+stubs=()
 if [ -n "$with_tests" ]; then
   programs+=(//tests/modelgen //tests/bench:offload_bench)
   mapfile -t tests < <(
     bazel query --noshow_progress 'attr(tags, "\bgpu\b", //...)' 2>/dev/null)
+  stubs=(//tests/clients/python:stubs //tests/e2e:standard_services)
 fi
-bazel build --noshow_progress "$@" "${programs[@]}" "${tests[@]}"
+bazel build --noshow_progress "$@" "${programs[@]}" "${tests[@]}" "${stubs[@]}"
 
 # The files that targets are built to.
 outputs() { # TARGET...
@@ -49,6 +51,14 @@ outputs "${programs[@]}" | xargs -I{} install -m 755 -s {} "$folder/bin"
 if [ -n "$with_tests" ]; then
   mkdir "$folder/tests"
   outputs "${tests[@]}" | xargs -I{} install -m 755 -s {} "$folder/tests"
+  # The end-to-end tests, which are Python, look for programs where Bazel puts them.
+  cp -RL bazel-bin/tests/clients/python/stubs "$folder/tests/stubs"
+  cp -L bazel-bin/tests/e2e/standard_services_pb2.py "$folder/tests/stubs"
+  mkdir -p "$folder"/programs/{weightd,computed/cli,tests/modelgen}
+  ln -s ../../bin/weightd "$folder/programs/weightd/weightd"
+  ln -s ../../bin/computed "$folder/programs/computed/computed"
+  ln -s ../../../bin/offloadctl "$folder/programs/computed/cli/offloadctl"
+  ln -s ../../../bin/modelgen "$folder/programs/tests/modelgen/modelgen"
 fi
 
 # Everything but the C library, which belongs to the machine.

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU, from a bundle (deploy/bundle.sh --tests), and ends with one line
-# `N passed, N failed[, N skipped]` that counts test cases. Needs neither Bazel nor a network.
+# `N passed, N failed[, N skipped]` that counts test cases. Needs neither Bazel nor a network, but for
+# the end-to-end tests Python with gRPC and NumPy.
 #
 #   tests/run_gpu.sh BUNDLE [--sanitize]
 #
 # --sanitize runs the kernels' tests under compute-sanitizer (memcheck, then racecheck) instead.
 set -uo pipefail
 if [ $# -lt 1 ]; then
-  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 1
 fi
 bundle=$(realpath "$1")
@@ -38,15 +39,38 @@ for test in "$bundle"/tests/*_test; do
     run "$name" "$test"
   fi
 done
+if [ "${2:-}" = --sanitize ]; then
+  # One whole model.
+  run forward_pass.memcheck compute-sanitizer --tool memcheck --error-exitcode 99 \
+    "$bundle/tests/forward_pass_cuda_test" --gtest_filter='*GoldenModelsInInt8'
+else
+  end_to_end=(gpu_test requests_test outage_test services_test golden_models_test
+    trained_model_test)
+  if [ ! -e /dev/nvidiactl ]; then
+    printf 'test_all (%s) ... skipped no GPU\n' "${end_to_end[@]}" >"$results/end_to_end.log"
+    end_to_end=()
+  fi
+  export GGUF_OFFLOAD_BACKEND=cuda GGUF_OFFLOAD_BINARIES="$bundle/programs"
+  export PYTHONPATH="$PWD/tests/e2e:$PWD/tests/clients/python:$bundle/tests/stubs"
+  export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+  for name in "${end_to_end[@]}"; do
+    run "$name" python3 tests/e2e/unittest_main.py "$name"
+  done
+fi
 
-passed=$(cat "$results"/*.log | grep -cE '^\[       OK \] ')
-failed=$(cat "$results"/*.log | grep -cE '^\[  FAILED  \] .* \([0-9]+ ms\)$')
-skipped=$(cat "$results"/*.log | grep -cE '^\[  SKIPPED \] .* \([0-9]+ ms\)$')
-grep -hE '^\[  SKIPPED \] .* \([0-9]+ ms\)$' "$results"/*.log
+# GoogleTest's lines, then unittest's.
+count() { # GTEST_PATTERN UNITTEST_PATTERN
+  cat "$results"/*.log | grep -cE "$1|$2"
+}
+passed=$(count '^\[       OK \] ' ' \.\.\. ok$')
+failed=$(count '^\[  FAILED  \] .* \([0-9]+ ms\)$' ' \.\.\. (FAIL|ERROR)$')
+skipped_lines='^\[  SKIPPED \] .* \([0-9]+ ms\)$| \.\.\. skipped '
+skipped=$(cat "$results"/*.log | grep -cE "$skipped_lines")
+grep -hE "$skipped_lines" "$results"/*.log
 grep -hE '^(ERROR SUMMARY|========= ERROR SUMMARY)' "$results"/*.log | sort | uniq -c
 # A program that died has cases that were not counted.
 [ "$failed_programs" -gt "$failed" ] && failed=$failed_programs
 line="$passed passed, $failed failed"
 [ "$skipped" -gt 0 ] && line="$line, $skipped skipped"
 echo "$line"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+[ "$failed" = 0 ] && [ $((passed + skipped)) -gt 0 ]

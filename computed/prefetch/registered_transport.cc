@@ -7,6 +7,11 @@
 #include "computed/runtime/cuda/cuda_status.h"
 
 namespace gguf_offload {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<RegisteredTransport>> RegisteredTransport::Create(
     const CudaDevice& device, const WeightSource& source) {
@@ -40,7 +45,8 @@ absl::Status RegisteredTransport::Register(uint32_t shard, uint64_t piece) {
   if (registered_[shard][piece]) return absl::OkStatus();
   const uint64_t file_bytes = source_.manifest().shards(shard).bytes();
   const uint64_t begin = piece * kPieceBytes;
-  const uint64_t bytes = std::min(kPieceBytes, file_bytes - begin);
+  // Whole pages: the last one of the file is mapped as a whole.
+  const uint64_t bytes = std::min(kPieceBytes, (file_bytes - begin + kPage - 1) / kPage * kPage);
   const cudaError_t error =
       cudaHostRegister(const_cast<uint8_t*>(source_.MappedShard(shard) + begin), bytes,
                        cudaHostRegisterReadOnly | cudaHostRegisterMapped);

@@ -195,7 +195,7 @@ class CommandsTest(EndToEndTest):
         listing = ctl('--help')
         for name in ('models', 'model', 'tensors', 'load', 'unload', 'verify', 'tensor', 'tokenize',
                      'detokenize', 'generate', 'evaluate', 'placement', 'memory', 'sessions',
-                     'config', 'build', 'ping', 'trace'):
+                     'config', 'build', 'ping', 'trace', 'link'):
             self.assertRegex(listing, rf'(?m)^{name}\b')
             self.assertIn(f'offloadctl {name}', ctl(name, '--help'))
 

@@ -6,7 +6,7 @@ import unittest
 import numpy
 
 import golden
-from harness import EndToEndTest, Generation, ctl, generate
+from harness import EXACT, EndToEndTest, Generation, ctl, generate
 
 
 class GoldenModelsTest(EndToEndTest):
@@ -25,17 +25,17 @@ class GoldenModelsTest(EndToEndTest):
             f'--tokens={golden.comma(self.index[model]["tokens"])}', f'--logits={path}')
         return numpy.fromfile(path, dtype='<f4').reshape(expected.shape)
 
-    def check_float32(self, model):
+    def check_exact(self, model):
         entry = self.index[model]
-        worker = self.start_worker(self.weightd, model, '--activations=float32')
+        worker = self.start_worker(self.weightd, model, f'--activations={EXACT}')
         shared = self.logits(worker, model)
-        self.assertLessEqual(golden.nmse(shared, entry['logits']), golden.FLOAT32_NMSE)
+        self.assertLessEqual(golden.nmse(shared, entry['logits']), golden.EXACT_NMSE)
         if entry['greedy_min_margin'] > 1e-3:
             got = Generation(generate(self.stub(worker, 'inference'), tokens=entry['tokens'],
                                       ignore_end_of_text=True))
             self.assertEqual(got.ids, entry['greedy'])
         worker.kill()
-        streamed_worker = self.start_worker(self.weightd.address, model, '--activations=float32')
+        streamed_worker = self.start_worker(self.weightd.address, model, f'--activations={EXACT}')
         streamed = self.logits(streamed_worker, model)
         streamed_worker.kill()
         self.assertEqual(shared.tobytes(), streamed.tobytes(),
@@ -56,8 +56,8 @@ class GoldenModelsTest(EndToEndTest):
 def _add_cases():
     for model in golden.DENSE:
         word = model.replace('-', '_')
-        setattr(GoldenModelsTest, f'test_{word}_float32',
-                lambda self, model=model: self.check_float32(model))
+        setattr(GoldenModelsTest, f'test_{word}_exact',
+                lambda self, model=model: self.check_exact(model))
         setattr(GoldenModelsTest, f'test_{word}_int8',
                 lambda self, model=model: self.check_int8(model))
 

@@ -31,6 +31,10 @@ OFFLOADCTL = os.path.join(BINARIES, 'computed/cli/offloadctl')
 MODELGEN = os.path.join(BINARIES, 'tests/modelgen/modelgen')
 
 TESTDATA = 'tests/testdata'
+
+# Which backend workers run on, and its most exact precision.
+BACKEND = os.environ.get('GGUF_OFFLOAD_BACKEND', 'cpu')
+EXACT = 'float16' if BACKEND == 'cuda' else 'float32'
 START_SECONDS = 120
 CALL_SECONDS = 240
 
@@ -145,7 +149,7 @@ class EndToEndTest(unittest.TestCase):
         if isinstance(weights, Daemon):
             weights = f'unix:{weights.socket}'
         if not any(flag.startswith('--backend') for flag in flags):
-            flags = (*flags, '--backend=cpu')
+            flags = (*flags, f'--backend={BACKEND}')
         return cls._start(COMPUTED, [f'--weights={weights}', f'--model={model}',
                                      f'--listen={listen}', *flags])
 

@@ -6,7 +6,7 @@ import unittest
 import golden
 import process_memory
 from gguf_offload.v1 import diagnostics_pb2
-from harness import EndToEndTest, Generation, generate, make_model
+from harness import EXACT, EndToEndTest, Generation, generate, make_model
 
 MIB = 1 << 20
 
@@ -88,7 +88,7 @@ class GoldenFileTest(EndToEndTest):
         index = golden.index()
         names = ['llama-f32', 'qwen3-iq']
         weightd = self.start_weightd({name: golden.path(name) for name in names})
-        workers = {name: self.start_worker(weightd, name, '--activations=float32')
+        workers = {name: self.start_worker(weightd, name, f'--activations={EXACT}')
                    for name in names}
         for name in names * 2:
             got = Generation(generate(self.stub(workers[name], 'inference'),

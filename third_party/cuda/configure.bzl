@@ -1,6 +1,6 @@
 """Finds an installed CUDA toolkit and tells the build whether there is one.
 
-The repository has `cuda.bzl` with HAVE_CUDA and CUDA_HOME and, where there is a toolkit, the targets
+CUDA_HOME in the environment names the only folder that is looked at. The repository has `cuda.bzl` with HAVE_CUDA and CUDA_HOME and, where there is a toolkit, the targets
 `:headers` and `:cudart` (the runtime, linked statically).
 """
 
@@ -28,7 +28,7 @@ cc_library(
 def _cuda_configure_impl(repository_ctx):
     home = repository_ctx.os.environ.get("CUDA_HOME", "")
     found = ""
-    for candidate in ([home] if home else []) + _CANDIDATES:
+    for candidate in [home] if home else _CANDIDATES:
         if repository_ctx.path(candidate + "/bin/nvcc").exists:
             found = candidate
             break
