@@ -89,6 +89,7 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
     return error("--backend=", backend, " is not auto, cpu or cuda");
   }
   options.cuda = backend == "cuda" || (backend == "auto" && CudaAvailable());
+  options.cpu_instead = backend == "auto";
 
   EngineOptions& engine = options.engine;
   options.activations = absl::GetFlag(FLAGS_activations);

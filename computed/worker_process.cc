@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <future>
 #include <string>
 #include <utility>
 
@@ -47,13 +48,14 @@ absl::Status WorkerProcess::LoadModel() {
   if (!tensors.ok()) return tensors.status();
   tensors_ = *std::move(tensors);
 
-  absl::StatusOr<std::unique_ptr<Engine>> engine =
-      options_.cuda ? CreateCudaEngine(*source_, *architecture_, tensors_, options_.engine, &trace_)
-                    : CreateCpuEngine(*source_, *architecture_, tensors_, options_.engine);
+  // Both take a good part of a second.
+  std::future<absl::StatusOr<std::unique_ptr<Tokenizer>>> vocabulary =
+      std::async(std::launch::async, [&manifest] { return Tokenizer::Create(manifest); });
+  absl::StatusOr<std::unique_ptr<Engine>> engine = CreateEngine();
   if (!engine.ok()) return engine.status();
   engine_ = *std::move(engine);
 
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Create(manifest);
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = vocabulary.get();
   if (tokenizer.ok()) {
     tokenizer_ = *std::move(tokenizer);
   } else {
@@ -71,6 +73,16 @@ absl::Status WorkerProcess::LoadModel() {
        {"resident_bytes", engine_->placement().resident_bytes},
        {"streamed_bytes", engine_->placement().streamed_bytes}});
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> WorkerProcess::CreateEngine() {
+  if (options_.cuda) {
+    absl::StatusOr<std::unique_ptr<Engine>> engine =
+        CreateCudaEngine(*source_, *architecture_, tensors_, options_.engine, &trace_);
+    if (!absl::IsUnimplemented(engine.status()) || !options_.cpu_instead) return engine;
+    Log(LogLevel::kWarning, "the model runs on the CPU", {{"why", engine.status()}});
+  }
+  return CreateCpuEngine(*source_, *architecture_, tensors_, options_.engine);
 }
 
 absl::Status WorkerProcess::StartSession() {

@@ -17,7 +17,8 @@ namespace gguf_offload {
 struct WorkerOptions {
   std::string weights;  // "unix:PATH" or "HOST:PORT"
   std::string model;
-  bool cuda = false;  // run on the GPU
+  bool cuda = false;         // run on the GPU
+  bool cpu_instead = false;  // or on the CPU, if the GPU cannot run such a model
   EngineOptions engine;
   std::string activations;  // as the flag has it
   int max_waiting = 64;
@@ -37,6 +38,7 @@ class WorkerProcess {
  private:
   explicit WorkerProcess(WorkerOptions options) : options_(std::move(options)) {}
   absl::Status LoadModel();
+  absl::StatusOr<std::unique_ptr<Engine>> CreateEngine();
   absl::Status StartSession();
 
   const WorkerOptions options_;

@@ -28,6 +28,9 @@ namespace {
 // when it first runs.
 constexpr uint64_t kDriverReserve = uint64_t{32} << 20;
 
+// A step takes at least so many tokens, unless less is asked for.
+constexpr int kLeastStepTokens = 128;
+
 uint64_t Sum(const std::vector<MemoryItem>& items) {
   uint64_t bytes = 0;
   for (const MemoryItem& item : items) bytes += item.bytes;
@@ -68,7 +71,7 @@ class CudaEngine : public Engine {
 
  private:
   absl::Status LoadLibraries();
-  absl::Status ChooseSizes();
+  void ChooseSizes(bool smallest);
   uint64_t RowBytes() const;
   std::vector<MemoryItem> FixedItems() const;
   CudaBackendConfig BackendConfig() const;
@@ -77,6 +80,7 @@ class CudaEngine : public Engine {
   absl::StatusOr<std::unique_ptr<DeviceTransport>> StagedFallback();
   bool larger_than_host_memory() const;
   void ReadClocks();
+  void WatchBudget();
 
   WeightSource& source_;
   const TransformerShape& shape_;
@@ -84,6 +88,8 @@ class CudaEngine : public Engine {
   const EngineOptions options_;
   Trace* const trace_;
   EngineSizes sizes_;
+  int64_t max_columns_ = 0;  // of any matrix
+  uint64_t weight_scratch_bytes_ = 0;
   uint64_t budget_ = 0;
   uint64_t library_bytes_ = 0;
   std::vector<std::string> notes_;
@@ -99,6 +105,8 @@ class CudaEngine : public Engine {
   cudaEvent_t anchor_ = nullptr;
   int64_t anchor_ns_ = 0;
   bool anchored_ = false;
+  absl::Time budget_checked_;
+  bool over_budget_ = false;
   mutable absl::Mutex mutex_;
   LinkCounters counters_ ABSL_GUARDED_BY(mutex_);
 };
@@ -113,7 +121,6 @@ absl::Status CudaEngine::Start() {
   device_ = *std::move(device);
   budget_ = options_.gpu_memory != 0 ? options_.gpu_memory : device_->FreeBytes() / 10 * 9;
   if (absl::Status status = LoadLibraries(); !status.ok()) return status;
-  if (absl::Status status = ChooseSizes(); !status.ok()) return status;
   if (absl::Status status = PlanWeights(); !status.ok()) return status;
 
   const std::vector<MemoryItem> items = FixedItems();
@@ -127,7 +134,10 @@ absl::Status CudaEngine::Start() {
       CudaBackend::Create(*device_, BackendConfig(), *arena_);
   if (!backend.ok()) return backend.status();
   backend_ = *std::move(backend);
-  backend_->set_idle_work([this] { ReadClocks(); });
+  backend_->set_idle_work([this] {
+    ReadClocks();
+    WatchBudget();
+  });
   return absl::OkStatus();
 }
 
@@ -158,64 +168,63 @@ uint64_t CudaEngine::RowBytes() const {
   return ForwardPass::ActivationBytes(shape_, {.max_rows = 1, .max_logit_rows = 0});
 }
 
-absl::Status CudaEngine::ChooseSizes() {
+// Sizes that were not asked for depend on the budget, unless even the smallest hardly fit it.
+void CudaEngine::ChooseSizes(bool smallest) {
   sizes_.context_tokens = ChooseContext(shape_, options_.context_tokens);
   sizes_.max_sequences = options_.max_sequences;
-  sizes_.evaluate_rows = 16;
   sizes_.step_tokens = options_.step_tokens;
   if (sizes_.step_tokens == 0) {
     // A long prompt crosses the link once for each step's worth of it; a fifth of the budget.
-    sizes_.step_tokens = 2048;
-    while (sizes_.step_tokens > 128 && sizes_.step_tokens * RowBytes() > budget_ / 5) {
+    sizes_.step_tokens = smallest ? kLeastStepTokens : 2048;
+    while (sizes_.step_tokens > kLeastStepTokens && sizes_.step_tokens * RowBytes() > budget_ / 5) {
       sizes_.step_tokens /= 2;
     }
     sizes_.step_tokens = std::max(sizes_.step_tokens, sizes_.max_sequences);
   }
-  sizes_.evaluate_rows = std::min(sizes_.evaluate_rows, sizes_.step_tokens);
+  sizes_.evaluate_rows = std::min(16, sizes_.step_tokens);
 
   int64_t kv_tokens = options_.kv_tokens;
   if (kv_tokens == 0) {
     const uint64_t token_bytes =
         uint64_t{2} * shape_.layers * shape_.kv_heads * (shape_.key_dim + shape_.value_dim);
-    kv_tokens = std::clamp<int64_t>(budget_ / 4 / token_bytes, sizes_.context_tokens,
-                                    int64_t{4} * sizes_.context_tokens);
+    kv_tokens = smallest ? sizes_.context_tokens
+                         : std::clamp<int64_t>(budget_ / 4 / token_bytes, sizes_.context_tokens,
+                                               int64_t{4} * sizes_.context_tokens);
   }
   sizes_.kv_pages = static_cast<int>((kv_tokens + cuda::kPageTokens - 1) / cuda::kPageTokens);
-  const int64_t largest_head = std::max(shape_.key_dim, shape_.value_dim);
-  if (largest_head > cuda::kMaxHeadDim) {
-    return absl::UnimplementedError(absl::StrCat("the CUDA backend has attention heads of up to ",
-                                                 cuda::kMaxHeadDim, " elements, the model ",
-                                                 largest_head));
+
+  // Larger parts of weights make better products, but a sixteenth of the budget is enough.
+  int64_t max_columns = 0;
+  uint64_t largest = 0;
+  for (const auto& group : tensors_.groups) {
+    for (const ModelTensor& tensor : group) {
+      if (tensor.is_vector()) continue;
+      max_columns = std::max(max_columns, tensor.columns);
+      if (tensor.id == kTokenEmbedding) continue;
+      largest = std::max<uint64_t>(largest, tensor.columns * tensor.rows * sizeof(uint16_t));
+    }
   }
-  return absl::OkStatus();
+  const uint64_t least = cuda::HalfMatMul::LeastWeightBytes(max_columns);
+  max_columns_ = max_columns;
+  weight_scratch_bytes_ = smallest
+                              ? least
+                              : std::clamp<uint64_t>(std::min(largest, budget_ / 16), least,
+                                                     std::max<uint64_t>(least, uint64_t{64} << 20));
 }
 
 CudaBackendConfig CudaEngine::BackendConfig() const {
-  CudaBackendConfig config{.kv = KvShapeOf(shape_),
+  return CudaBackendConfig{.kv = KvShapeOf(shape_),
                            .kv_pages = sizes_.kv_pages,
                            .heads = shape_.heads,
+                           .max_columns = max_columns_,
                            .max_rows = sizes_.step_tokens,
                            .max_logit_rows = sizes_.max_logit_rows(),
                            .max_sequences = sizes_.max_sequences,
                            .precision = options_.activations == ActivationPrecision::kFloat16
                                             ? cuda::Precision::kHalf
                                             : cuda::Precision::kInt8,
+                           .weight_scratch_bytes = weight_scratch_bytes_,
                            .cublas = cublas_.get()};
-  uint64_t largest = 0;
-  for (const auto& group : tensors_.groups) {
-    for (const ModelTensor& tensor : group) {
-      if (tensor.is_vector()) continue;
-      config.max_columns = std::max(config.max_columns, tensor.columns);
-      if (tensor.id != kTokenEmbedding) {
-        largest = std::max<uint64_t>(largest, tensor.columns * tensor.rows * sizeof(uint16_t));
-      }
-    }
-  }
-  // Larger parts of weights make better products, but a sixteenth of the budget is enough.
-  config.weight_scratch_bytes = std::clamp<uint64_t>(
-      std::min(largest, budget_ / 16), cuda::HalfMatMul::LeastWeightBytes(config.max_columns),
-      uint64_t{64} << 20);
-  return config;
 }
 
 // All but the weights.
@@ -235,9 +244,17 @@ std::vector<MemoryItem> CudaEngine::FixedItems() const {
 }
 
 absl::Status CudaEngine::PlanWeights() {
+  const int64_t largest_head = std::max(shape_.key_dim, shape_.value_dim);
+  if (largest_head > cuda::kMaxHeadDim) {
+    return absl::UnimplementedError(absl::StrCat("the CUDA backend has attention heads of up to ",
+                                                 cuda::kMaxHeadDim, " elements, the model ",
+                                                 largest_head));
+  }
+  const uint64_t least = LeastWeightMemory(tensors_);
+  ChooseSizes(/*smallest=*/false);
+  if (Sum(FixedItems()) + least > budget_) ChooseSizes(/*smallest=*/true);
   std::vector<MemoryItem> items = FixedItems();
   const uint64_t fixed = Sum(items);
-  const uint64_t least = LeastWeightMemory(tensors_);
   if (fixed + least > budget_) {
     items.push_back({"vectors and ring of layers", least});
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -324,6 +341,19 @@ absl::Status CudaEngine::CreateLoader() {
   return absl::OkStatus();
 }
 
+// Code that is loaded when it first runs, and recorded graphs, may take more than was set aside.
+void CudaEngine::WatchBudget() {
+  const absl::Time now = absl::Now();
+  if (over_budget_ || now - budget_checked_ < absl::Seconds(1)) return;
+  budget_checked_ = now;
+  const uint64_t used = device_->UsedBytes();
+  over_budget_ = used > budget_;
+  if (over_budget_) {
+    Log(LogLevel::kError, "the driver counts more GPU memory than the budget",
+        {{"driver_bytes", used}, {"budget_bytes", budget_}});
+  }
+}
+
 absl::Status CudaEngine::Finish() {
   const uint64_t used = device_->UsedBytes();
   Log(used > budget_ ? LogLevel::kError : LogLevel::kInfo, "GPU memory",
@@ -404,6 +434,14 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateCudaEngine(WeightSource& source,
   if (options.activations == ActivationPrecision::kFloat32) {
     return absl::InvalidArgumentError(
         "activations in float32 are the CPU backend's; the GPU has int8 and float16");
+  }
+  if (architecture.shape().has_latent_attention()) {
+    return absl::UnimplementedError(
+        "models with latent attention run on the CPU only (--backend=cpu), not on the GPU");
+  }
+  if (architecture.shape().has_experts()) {
+    return absl::UnimplementedError(
+        "models with experts run on the CPU only (--backend=cpu), not on the GPU");
   }
   auto engine = std::make_unique<CudaEngine>(source, architecture, tensors, options, trace);
   if (absl::Status status = engine->Start(); !status.ok()) return status;

@@ -14,7 +14,8 @@ KvShape KvShapeOf(const TransformerShape& shape) {
   return {.layers = shape.layers,
           .kv_heads = shape.kv_heads,
           .key_dim = shape.key_dim,
-          .value_dim = shape.value_dim};
+          .value_dim = shape.value_dim,
+          .values_in_keys = shape.has_latent_attention()};
 }
 
 }  // namespace gguf_offload

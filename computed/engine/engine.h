@@ -101,8 +101,7 @@ class Engine {
   // GPU memory taken since the context was made, by the driver's count.
   virtual uint64_t device_bytes() const { return 0; }
 
-  // Called when the forward pass has been created, before the first step: runs what is slow the
-  // first time, and checks the budget.
+  // Called when the forward pass has been created, before the first step: checks the budget.
   virtual absl::Status Finish() { return absl::OkStatus(); }
 };
 

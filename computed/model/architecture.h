@@ -22,6 +22,7 @@ struct TensorSpec {
   TensorId id;
   std::vector<int64_t> dimensions;  // as in GGUF: fastest first, {columns, rows, matrices}
   bool optional = false;
+  bool float32 = false;  // must be stored as such; vectors need not, they are converted
 };
 
 // Activations of one step; all matrices have the step's rows. Memory of the backend, reused by all
@@ -33,8 +34,15 @@ struct StepActivations {
   Matrix key;        // (rows, kv_heads * key_dim)
   Matrix value;      // (rows, kv_heads * value_dim)
   Matrix attention;  // (rows, heads * value_dim)
-  Matrix gate;       // (rows, feed_forward)
-  Matrix up;         // (rows, feed_forward)
+  Matrix gate;       // (rows, gated_width of the shape)
+  Matrix up;         // the same
+  // Of models with latent attention, which have no `value`.
+  Matrix query_latent;  // (rows, query_rank)
+  Matrix head_query;    // (rows, heads * latent key_dim): before it goes to the latent space
+  Matrix head_value;    // (rows, heads * latent value_dim): after it comes back
+  // Of models with experts.
+  Matrix router;       // (rows, experts)
+  Matrix shared_gate;  // (rows, 1)
 };
 
 class Architecture {

@@ -21,21 +21,14 @@ absl::StatusOr<std::unique_ptr<Architecture>> DenseTransformer::Create(
 }
 
 std::vector<TensorSpec> DenseTransformer::InputTensors() const {
-  std::vector<TensorSpec> tensors = {
-      {kTokenEmbedding, {shape_.embedding, shape_.vocabulary}},
-  };
+  std::vector<TensorSpec> tensors = EmbeddingTensors(shape_);
   if (traits_.frequency_factors) {
     tensors.push_back({kRopeFrequencyFactors, {rope_.rope_dims / 2}, /*optional=*/true});
   }
   return tensors;
 }
 
-std::vector<TensorSpec> DenseTransformer::HeadTensors() const {
-  return {
-      {kOutputNorm, {shape_.embedding}},
-      {kOutput, {shape_.embedding, shape_.vocabulary}, /*optional=*/true},
-  };
-}
+std::vector<TensorSpec> DenseTransformer::HeadTensors() const { return OutputTensors(shape_); }
 
 std::vector<TensorSpec> DenseTransformer::LayerTensors(int layer) const {
   std::vector<TensorSpec> tensors;

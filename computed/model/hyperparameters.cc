@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "computed/model/read_or_return.h"
 
 namespace gguf_offload {
 namespace {
@@ -103,20 +104,22 @@ absl::StatusOr<std::string> Metadata::StringOr(absl::string_view key,
   return value->string_value();
 }
 
-// Returns from the calling function on an error; for chains of reads.
-#define READ_OR_RETURN(target, expression)                                \
-  do {                                                                    \
-    auto read_or_return_value = (expression);                             \
-    if (!read_or_return_value.ok()) return read_or_return_value.status(); \
-    target = *std::move(read_or_return_value);                            \
-  } while (false)
+absl::StatusOr<bool> Metadata::BooleanOr(absl::string_view key, bool fallback) const {
+  const v1::MetadataValue* value = Find(key);
+  if (value == nullptr) return fallback;
+  if (value->value_case() != v1::MetadataValue::kBoolValue) return Error(key, "is not a boolean");
+  return value->bool_value();
+}
 
 absl::StatusOr<TransformerShape> ReadTransformerShape(const v1::Manifest& manifest) {
   const Metadata metadata(manifest);
   TransformerShape shape;
   READ_OR_RETURN(shape.layers, metadata.Integer("block_count", 1, kMaxLayers));
   READ_OR_RETURN(shape.embedding, metadata.Integer("embedding_length", 1, kMaxWidth));
-  READ_OR_RETURN(shape.feed_forward, metadata.Integer("feed_forward_length", 1, kMaxWidth));
+  // A model whose layers all have experts may leave it out.
+  if (metadata.Has("feed_forward_length") || !metadata.Has("expert_feed_forward_length")) {
+    READ_OR_RETURN(shape.feed_forward, metadata.Integer("feed_forward_length", 1, kMaxWidth));
+  }
   READ_OR_RETURN(shape.heads, metadata.Integer("attention.head_count", 1, kMaxHeads));
   READ_OR_RETURN(shape.kv_heads,
                  metadata.IntegerOr("attention.head_count_kv", shape.heads, 1, kMaxHeads));

@@ -3,6 +3,7 @@
 #ifndef COMPUTED_MODEL_HYPERPARAMETERS_H_
 #define COMPUTED_MODEL_HYPERPARAMETERS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "gguf_offload/v1/model.pb.h"
+#include "kernels/moe/routing.h"
 #include "kernels/ops/rope.h"
 
 namespace gguf_offload {
@@ -33,6 +35,7 @@ class Metadata {
   absl::StatusOr<double> Number(absl::string_view key, double min, double max) const;
   absl::StatusOr<double> NumberOr(absl::string_view key, double fallback, double min,
                                   double max) const;
+  absl::StatusOr<bool> BooleanOr(absl::string_view key, bool fallback) const;
   absl::StatusOr<std::string> StringOr(absl::string_view key, absl::string_view fallback) const;
 
  private:
@@ -40,6 +43,26 @@ class Metadata {
   absl::Status Error(absl::string_view key, absl::string_view what) const;
 
   const v1::Manifest& manifest_;
+};
+
+// The experts of a model; routing.experts is 0 if it has none. See expert_blocks.h.
+struct ExpertShape {
+  RoutingRule routing;
+  int64_t feed_forward = 0;         // width of an expert
+  int64_t shared_feed_forward = 0;  // width of all shared experts together; 0: none
+  int dense_layers = 0;             // the first so many layers have a dense feed-forward
+};
+
+// The widths of multi-head latent attention; kv_rank is 0 if a model has another kind. See
+// latent_attention.h.
+struct LatentShape {
+  int64_t query_rank = 0;  // of the queries' latent vector; 0: there is none
+  int64_t kv_rank = 0;     // of the latent vector of keys and values
+  int64_t plain_dim = 0;   // of a head's key and query, what is not rotated
+  int64_t rope_dim = 0;    // and what is
+  int64_t value_dim = 0;   // of a head's value
+
+  int64_t key_dim() const { return plain_dim + rope_dim; }
 };
 
 // What all transformer architectures have in common.
@@ -50,10 +73,22 @@ struct TransformerShape {
   int64_t vocabulary = 0;
   int heads = 0;
   int kv_heads = 0;
-  int64_t key_dim = 0;    // a head's key and query
-  int64_t value_dim = 0;  // a head's value
-  int64_t context = 0;    // longest sequence the model was made for
+  // A head's key and query, and its value, as they are in the cache. With latent attention that has
+  // one head, whose key is the latent vector and the rotated part, and whose value is the former.
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+  int64_t context = 0;  // longest sequence the model was made for
   float norm_epsilon = 0;
+  ExpertShape experts;
+  LatentShape latent;
+
+  bool has_latent_attention() const { return latent.kv_rank > 0; }
+  bool has_experts() const { return experts.routing.experts > 0; }
+  // Width of the widest feed-forward that every token goes through; 0 if all are experts.
+  int64_t gated_width() const {
+    const bool dense = !has_experts() || experts.dense_layers > 0;
+    return std::max(dense ? feed_forward : 0, experts.shared_feed_forward);
+  }
 };
 
 // Reads and checks them: 1 to 512 layers, heads that divide, everything positive and bounded.

@@ -36,6 +36,9 @@ absl::StatusOr<ModelTensor> Resolve(const TensorSpec& spec, const std::string& n
   if (format == nullptr || !format->dequantizable) {
     return error(absl::StrCat("has type ", info.type_name(), ", which cannot be computed with"));
   }
+  if (spec.float32 && format->type != quant::TensorType::kF32) {
+    return error(absl::StrCat("has type ", info.type_name(), ", not F32"));
+  }
   ModelTensor tensor{.id = spec.id, .name = name, .type = format->type};
   tensor.columns = spec.dimensions[0];
   if (spec.dimensions.size() > 1) tensor.rows = spec.dimensions[1];

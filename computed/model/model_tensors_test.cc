@@ -135,6 +135,167 @@ TEST(ModelTensorsTest, Case24RefusesWhatMakesNoSense) {
   }
 }
 
+struct BadExperts {
+  const char* what;
+  const char* model;
+  std::function<void(v1::Manifest&)> damage;
+  absl::StatusCode code;
+  const char* named;  // must be in the message
+};
+
+TEST(ModelTensorsTest, RefusesExpertsThatMakeNoSense) {
+  const auto set = [](const char* key, uint64_t value) {
+    return [=](v1::Manifest& m) {
+      (*m.mutable_metadata())[m.architecture() + "." + key].set_unsigned_value(value);
+    };
+  };
+  const auto set_float = [](const char* key, double value) {
+    return [=](v1::Manifest& m) {
+      (*m.mutable_metadata())[m.architecture() + "." + key].set_float_value(value);
+    };
+  };
+  const auto drop = [](const char* key) {
+    return [=](v1::Manifest& m) { m.mutable_metadata()->erase(m.architecture() + "." + key); };
+  };
+  const auto lose = [](const char* tensor) {
+    return [=](v1::Manifest& m) { Tensor(m, tensor).set_name("something.else"); };
+  };
+  const auto groups = [=](uint64_t count, uint64_t used) {
+    return [=](v1::Manifest& m) {
+      set("expert_group_count", count)(m);
+      set("expert_group_used_count", used)(m);
+    };
+  };
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  const auto not_found = absl::StatusCode::kNotFound;
+  const char* const qwen2 = "qwen2moe-kq";
+  const char* const qwen3 = "qwen3moe-kq";
+  const char* const glm = "glm4moe-kq";
+  const char* const gpt = "gpt-oss-mx";
+  const char* const minimax = "minimax-m2-kq";
+  const BadExperts cases[] = {
+      {"no expert count", qwen3, drop("expert_count"), invalid, "expert_count"},
+      {"no experts", qwen3, set("expert_count", 0), invalid, "expert_count"},
+      {"10^12 experts", qwen3, set("expert_count", 1'000'000'000'000), invalid, "expert_count"},
+      {"other experts", qwen3, set("expert_count", 6), invalid, "ffn_gate_inp.weight"},
+      {"none used", qwen3, set("expert_used_count", 0), invalid, "expert_used_count"},
+      {"more used than there are", qwen3, set("expert_used_count", 6), invalid,
+       "expert_used_count"},
+      {"no used count", gpt, drop("expert_used_count"), invalid, "expert_used_count"},
+      {"other width", qwen3, set("expert_feed_forward_length", 512), invalid, "ffn_gate_exps"},
+      {"huge width", qwen3, set("expert_feed_forward_length", ~0ull), invalid,
+       "expert_feed_forward_length"},
+      {"no width at all", qwen3,
+       [=](v1::Manifest& m) {
+         drop("expert_feed_forward_length")(m);
+         drop("feed_forward_length")(m);
+       },
+       invalid, "feed_forward_length"},
+      {"groups do not divide", glm, groups(4, 1), invalid, "expert_group_count"},
+      {"more groups than experts", glm, groups(12, 1), invalid, "expert_group_count"},
+      {"more groups used than there are", glm, groups(3, 4), invalid, "expert_group_used_count"},
+      {"no groups used", glm, groups(3, 0), invalid, "expert_group_used_count"},
+      {"too few experts in the groups", glm, groups(6, 1), invalid, "expert_used_count"},
+      {"unknown gating", glm, set("expert_gating_func", 9), absl::StatusCode::kUnimplemented,
+       "expert_gating_func"},
+      {"NaN scale", glm,
+       set_float("expert_weights_scale", std::numeric_limits<double>::quiet_NaN()), invalid,
+       "expert_weights_scale"},
+      {"number for a boolean", glm, set("expert_weights_norm", 1), invalid, "expert_weights_norm"},
+      {"more dense layers than layers", glm, set("leading_dense_block_count", 3), invalid,
+       "leading_dense_block_count"},
+      {"all layers predict", glm, set("nextn_predict_layers", 2), invalid, "nextn_predict_layers"},
+      {"dense layer with experts", glm, set("leading_dense_block_count", 0), not_found,
+       "blk.0.ffn_gate_inp.weight"},
+      {"experts in a dense layer", glm, set("leading_dense_block_count", 2), not_found,
+       "blk.1.ffn_gate.weight"},
+      {"wider shared experts", glm, set("expert_shared_count", 2), invalid, "ffn_gate_shexp"},
+      {"wider shared expert", qwen2, set("expert_shared_feed_forward_length", 512), invalid,
+       "ffn_gate_shexp"},
+      {"no shared router", qwen2, lose("blk.1.ffn_gate_inp_shexp.weight"), not_found,
+       "blk.1.ffn_gate_inp_shexp.weight"},
+      {"no window", gpt, drop("attention.sliding_window"), invalid, "attention.sliding_window"},
+      {"window of nothing", gpt, set("attention.sliding_window", 0), invalid,
+       "attention.sliding_window"},
+      {"no sinks", gpt, lose("blk.0.attn_sinks.weight"), not_found, "blk.0.attn_sinks.weight"},
+      {"no expert bias", gpt, lose("blk.1.ffn_up_exps.bias"), not_found, "blk.1.ffn_up_exps.bias"},
+      {"expert bias of another type", gpt,
+       [](v1::Manifest& m) { Tensor(m, "blk.1.ffn_up_exps.bias").set_type(1); }, invalid,
+       "blk.1.ffn_up_exps.bias"},
+      {"experts in one dimension too few", minimax,
+       [](v1::Manifest& m) {
+         Tensor(m, "blk.0.ffn_down_exps.weight").mutable_dimensions()->RemoveLast();
+       },
+       invalid, "blk.0.ffn_down_exps.weight"},
+      {"norm of one head", minimax,
+       [](v1::Manifest& m) { Tensor(m, "blk.0.attn_q_norm.weight").set_dimensions(0, 64); },
+       invalid, "blk.0.attn_q_norm.weight"},
+  };
+  for (const BadExperts& bad : cases) {
+    SCOPED_TRACE(bad.what);
+    v1::Manifest manifest = Golden(bad.model);
+    ASSERT_TRUE(Load(manifest).ok()) << Load(manifest);
+    bad.damage(manifest);
+    const absl::Status status = Load(manifest);
+    EXPECT_EQ(status.code(), bad.code) << status;
+    EXPECT_NE(std::string(status.message()).find(bad.named), std::string::npos) << status;
+    EXPECT_NE(std::string(status.message()).find("model 'test'"), std::string::npos) << status;
+  }
+}
+
+TEST(ModelTensorsTest, TakesExpertsAsFilesDescribeThem) {
+  const auto edited = [](const char* model, const std::function<void(v1::Manifest&)>& edit) {
+    v1::Manifest manifest = Golden(model);
+    edit(manifest);
+    auto architecture = CreateArchitecture(manifest);
+    EXPECT_TRUE(architecture.ok()) << architecture.status();
+    EXPECT_TRUE(ResolveTensors(**architecture, manifest).ok());
+    return (*architecture)->shape();
+  };
+  // Layers that predict further tokens have tensors that nothing asks for.
+  EXPECT_EQ(edited("glm4moe-kq",
+                   [](v1::Manifest& m) {
+                     (*m.mutable_metadata())["glm4moe.block_count"].set_unsigned_value(3);
+                     (*m.mutable_metadata())["glm4moe.nextn_predict_layers"].set_unsigned_value(1);
+                   })
+                .layers,
+            2);
+  EXPECT_TRUE(edited("glm4moe-kq", [](v1::Manifest& m) {
+                for (const char* layer : {"blk.0.", "blk.1."}) {
+                  for (const char* norm : {"attn_q_norm.weight", "attn_k_norm.weight"}) {
+                    Tensor(m, std::string(layer) + norm).set_name("something.else");
+                  }
+                }
+              }).has_experts());
+  // A scale of 0 stands for none.
+  EXPECT_EQ(edited("glm4moe-kq",
+                   [](v1::Manifest& m) {
+                     (*m.mutable_metadata())["glm4moe.expert_weights_scale"].set_float_value(0);
+                   })
+                .experts.routing.scale,
+            1.0f);
+  // The width of one expert from that of all that are used: 512 / 2.
+  EXPECT_EQ(edited("qwen3moe-kq",
+                   [](v1::Manifest& m) {
+                     m.mutable_metadata()->erase("qwen3moe.expert_feed_forward_length");
+                   })
+                .experts.feed_forward,
+            256);
+  // Qwen3-Coder's files say so although there are none.
+  EXPECT_EQ(edited("qwen3moe-kq",
+                   [](v1::Manifest& m) {
+                     (*m.mutable_metadata())["qwen3moe.expert_shared_feed_forward_length"]
+                         .set_unsigned_value(0);
+                   })
+                .gated_width(),
+            0);
+  EXPECT_EQ(
+      edited("minimax-m2-kq",
+             [](v1::Manifest& m) { m.mutable_metadata()->erase("minimax-m2.feed_forward_length"); })
+          .experts.feed_forward,
+      256);
+}
+
 TEST(ModelTensorsTest, HeadDimensionsFollowFromTheEmbeddingWhenNotGiven) {
   v1::Manifest manifest = Golden("llama-kq");
   manifest.mutable_metadata()->erase("llama.attention.key_length");

@@ -5,7 +5,8 @@
 namespace gguf_offload {
 
 absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen3(const v1::Manifest& manifest) {
-  return DenseTransformer::Create(manifest, {.rope_style = RopeStyle::kNeox, .head_norm = true});
+  return DenseTransformer::Create(manifest,
+                                  {.rope_style = RopeStyle::kNeox, .norm = QueryKeyNorm::kHeads});
 }
 
 }  // namespace gguf_offload

@@ -11,11 +11,19 @@ struct Entry {
   absl::StatusOr<std::unique_ptr<Architecture>> (*create)(const v1::Manifest&);
 };
 
+// clang-format off
 constexpr Entry kRegistry[] = {
+    {"deepseek2", CreateDeepSeek2},
+    {"glm4moe", CreateGlm4Moe},
+    {"gpt-oss", CreateGptOss},
     {"llama", CreateLlama},
+    {"minimax-m2", CreateMiniMaxM2},
     {"qwen2", CreateQwen2},
+    {"qwen2moe", CreateQwen2Moe},
     {"qwen3", CreateQwen3},
+    {"qwen3moe", CreateQwen3Moe},
 };
+// clang-format on
 
 }  // namespace
 

@@ -9,9 +9,15 @@
 
 namespace gguf_offload {
 
+absl::StatusOr<std::unique_ptr<Architecture>> CreateGlm4Moe(const v1::Manifest& manifest);
+absl::StatusOr<std::unique_ptr<Architecture>> CreateGptOss(const v1::Manifest& manifest);
+absl::StatusOr<std::unique_ptr<Architecture>> CreateDeepSeek2(const v1::Manifest& manifest);
 absl::StatusOr<std::unique_ptr<Architecture>> CreateLlama(const v1::Manifest& manifest);
+absl::StatusOr<std::unique_ptr<Architecture>> CreateMiniMaxM2(const v1::Manifest& manifest);
 absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen2(const v1::Manifest& manifest);
+absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen2Moe(const v1::Manifest& manifest);
 absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen3(const v1::Manifest& manifest);
+absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen3Moe(const v1::Manifest& manifest);
 
 }  // namespace gguf_offload
 

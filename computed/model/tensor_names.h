@@ -27,6 +27,17 @@ enum TensorId : int {
   kAttentionKNorm,
   kAttentionOutput,
   kAttentionOutputBias,
+  kAttentionSinks,
+  kPostAttentionNorm,
+  // Multi-head latent attention.
+  kAttentionQA,
+  kAttentionQANorm,
+  kAttentionQB,
+  kAttentionKvA,
+  kAttentionKvANorm,
+  kAttentionKvB,
+  kAttentionKB,
+  kAttentionVB,
   // Dense feed-forward.
   kFfnNorm,
   kFfnGate,
@@ -35,6 +46,20 @@ enum TensorId : int {
   kFfnUpBias,
   kFfnDown,
   kFfnDownBias,
+  // Mixture of experts.
+  kRouter,
+  kRouterBias,
+  kExpertSelectionBias,
+  kExpertGate,
+  kExpertGateBias,
+  kExpertUp,
+  kExpertUpBias,
+  kExpertDown,
+  kExpertDownBias,
+  kSharedExpertRouter,
+  kSharedExpertGate,
+  kSharedExpertUp,
+  kSharedExpertDown,
   kTensorIdCount,
 };
 

@@ -20,17 +20,21 @@ void AppendAttentionTensors(const TransformerShape& shape, const AttentionTraits
                      {kAttentionV, {shape.embedding, v}},
                      {kAttentionVBias, {v}, bias_optional},
                      {kAttentionOutput, {shape.heads * shape.value_dim, shape.embedding}},
-                     {kAttentionOutputBias, {shape.embedding}, /*optional=*/true},
+                     {kAttentionOutputBias, {shape.embedding}, !traits.output_bias},
                  });
-  if (traits.head_norm) {
-    tensors.push_back({kAttentionQNorm, {shape.key_dim}});
-    tensors.push_back({kAttentionKNorm, {shape.key_dim}});
+  if (traits.norm != QueryKeyNorm::kNone) {
+    const bool rows = traits.norm == QueryKeyNorm::kRows;
+    const bool optional = traits.norm == QueryKeyNorm::kHeadsIfThere;
+    tensors.push_back({kAttentionQNorm, {rows ? q : shape.key_dim}, optional});
+    tensors.push_back({kAttentionKNorm, {rows ? k : shape.key_dim}, optional});
   }
+  if (traits.sinks) tensors.push_back({kAttentionSinks, {shape.heads}});
 }
 
-void AppendFeedForwardTensors(const TransformerShape& shape, std::vector<TensorSpec>& tensors) {
+void AppendFeedForwardTensors(const TransformerShape& shape, std::vector<TensorSpec>& tensors,
+                              TensorId norm) {
   tensors.insert(tensors.end(), {
-                                    {kFfnNorm, {shape.embedding}},
+                                    {norm, {shape.embedding}},
                                     {kFfnGate, {shape.embedding, shape.feed_forward}},
                                     {kFfnGateBias, {shape.feed_forward}, /*optional=*/true},
                                     {kFfnUp, {shape.embedding, shape.feed_forward}},
@@ -40,40 +44,61 @@ void AppendFeedForwardTensors(const TransformerShape& shape, std::vector<TensorS
                                 });
 }
 
+std::vector<TensorSpec> EmbeddingTensors(const TransformerShape& shape) {
+  return {{kTokenEmbedding, {shape.embedding, shape.vocabulary}}};
+}
+
+std::vector<TensorSpec> OutputTensors(const TransformerShape& shape) {
+  return {
+      {kOutputNorm, {shape.embedding}},
+      {kOutput, {shape.embedding, shape.vocabulary}, /*optional=*/true},
+  };
+}
+
 void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& shape,
                            const AttentionTraits& traits, const RopeFrequencies& frequencies,
-                           const LayerWeights& weights, const StepActivations& step) {
+                           const LayerWeights& weights, const StepActivations& step,
+                           int sliding_window) {
+  const Weight none;
   backend.RmsNorm(step.residual, weights[kAttentionNorm], shape.norm_epsilon, step.hidden);
   backend.Project(step.hidden, {{
                                    {weights[kAttentionQ], weights[kAttentionQBias], step.query},
                                    {weights[kAttentionK], weights[kAttentionKBias], step.key},
                                    {weights[kAttentionV], weights[kAttentionVBias], step.value},
                                }});
+  const bool row_norm = traits.norm == QueryKeyNorm::kRows;
+  if (row_norm) {
+    backend.RmsNorm(step.query, weights[kAttentionQNorm], shape.norm_epsilon, step.query);
+    backend.RmsNorm(step.key, weights[kAttentionKNorm], shape.norm_epsilon, step.key);
+  }
   backend.RotateAndStore(layer, step.query, step.key, step.value,
                          {.head_dim = shape.key_dim,
                           .frequencies = frequencies,
                           .style = traits.rope_style,
-                          .query_norm = weights[kAttentionQNorm],
-                          .key_norm = weights[kAttentionKNorm],
+                          .query_norm = row_norm ? none : weights[kAttentionQNorm],
+                          .key_norm = row_norm ? none : weights[kAttentionKNorm],
                           .epsilon = shape.norm_epsilon});
-  backend.Attention(
-      layer, step.query,
-      {.scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim)), .heads = shape.heads},
-      step.attention);
+  backend.Attention(layer, step.query,
+                    {.scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
+                     .heads = shape.heads,
+                     .sliding_window = sliding_window,
+                     .sinks = traits.sinks ? &weights[kAttentionSinks] : nullptr},
+                    step.attention);
   backend.Project(step.attention,
                   {{{weights[kAttentionOutput], weights[kAttentionOutputBias], step.hidden}}});
 }
 
 void GatedFeedForward(Backend& backend, const TransformerShape& shape, const LayerWeights& weights,
-                      const StepActivations& step) {
-  backend.AddRmsNorm(step.residual, step.hidden, weights[kFfnNorm], shape.norm_epsilon,
-                     step.hidden);
+                      const StepActivations& step, TensorId norm) {
+  const Matrix gate = step.gate.Columns(0, shape.feed_forward);
+  const Matrix up = step.up.Columns(0, shape.feed_forward);
+  backend.AddRmsNorm(step.residual, step.hidden, weights[norm], shape.norm_epsilon, step.hidden);
   backend.Project(step.hidden, {{
-                                   {weights[kFfnGate], weights[kFfnGateBias], step.gate},
-                                   {weights[kFfnUp], weights[kFfnUpBias], step.up},
+                                   {weights[kFfnGate], weights[kFfnGateBias], gate},
+                                   {weights[kFfnUp], weights[kFfnUpBias], up},
                                }});
-  backend.SwiGlu(step.gate, step.up);
-  backend.Project(step.gate, {{{weights[kFfnDown], weights[kFfnDownBias], step.hidden}}});
+  backend.SwiGlu(gate, up);
+  backend.Project(gate, {{{weights[kFfnDown], weights[kFfnDownBias], step.hidden}}});
   backend.Add(step.residual, step.hidden);
 }
 

@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "computed/runtime/step_batch.h"
 #include "computed/runtime/tensor.h"
+#include "kernels/moe/routing.h"
 #include "kernels/ops/rope.h"
 
 namespace gguf_offload {
@@ -34,6 +35,8 @@ struct KvShape {
   int kv_heads = 0;
   int64_t key_dim = 0;
   int64_t value_dim = 0;
+  // The values are the first value_dim elements of the keys and take no memory of their own.
+  bool values_in_keys = false;
 };
 
 // How queries and keys are made ready for attention.
@@ -47,11 +50,28 @@ struct RotarySpec {
   float epsilon = 0;  // of the norms
 };
 
+// How the queries and keys of multi-head latent attention are rotated: a part of each by itself.
+struct LatentRotarySpec {
+  const RopeFrequencies& frequencies;  // registered with AddRope
+  RopeStyle style;
+};
+
 struct AttentionSpec {
   float scale = 1;                // multiplies the scores
   int heads = 0;                  // query heads
   int sliding_window = 0;         // keys within this many positions only; 0: all
   const Weight* sinks = nullptr;  // (heads) extra logits of the softmax, or null
+};
+
+// The experts of a layer: expert e is down[e] (activation(gate[e] x, up[e] x)).
+struct ExpertBank {
+  const Weight& gate;       // (experts, feed_forward, embedding)
+  const Weight& up;         // (experts, feed_forward, embedding)
+  const Weight& down;       // (experts, embedding, feed_forward)
+  const Weight& gate_bias;  // (experts, feed_forward), float32; may be absent like the next two
+  const Weight& up_bias;    // (experts, feed_forward), float32
+  const Weight& down_bias;  // (experts, embedding), float32
+  ExpertActivation activation = ExpertActivation::kSwiGlu;
 };
 
 class Backend {
@@ -98,10 +118,32 @@ class Backend {
   // cache. The keys' own memory is undefined afterwards.
   virtual void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                               const RotarySpec& spec) = 0;
+  // Products of every head's part of the input with that head's own small matrix:
+  //   out[h] = weight[h] * input[h], weight[h]: (output columns, input columns)
+  virtual void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) = 0;
+  // The same with the matrices transposed:
+  //   out[h] = weight[h]^T * input[h], weight[h]: (input columns, output columns)
+  virtual void ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight,
+                                      HeadSlice out) = 0;
+  // Latent attention's counterpart to RotateAndStore, for a cache whose values are in its keys, of
+  // which there is one a row. Rotates `query` to the step's positions, into `rotated`, and the last
+  // columns of `key` (rows, key_dim), as many as a head of `query` has, in place; then stores the
+  // keys in layer `layer` of the cache. The keys' own memory is undefined afterwards.
+  virtual void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
+                                    const LatentRotarySpec& spec) = 0;
   // Attention of the step's queries to layer `layer` of the cache.
   virtual void Attention(int layer, Matrix query, const AttentionSpec& options, Matrix out) = 0;
   // gate = silu(gate) * up
   virtual void SwiGlu(Matrix gate, Matrix up) = 0;
+  // Chooses the experts of each row by the router's `logits` (rows, experts), which are undefined
+  // afterwards. `selection_bias` (experts) may be absent. The choice stays in the backend, where
+  // AddExperts finds it, until the next call.
+  virtual void ChooseExperts(Matrix logits, const Weight& selection_bias,
+                             const RoutingRule& rule) = 0;
+  // residual += sum over the experts chosen for each row of weight * expert(x)
+  virtual void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) = 0;
+  // residual += sigmoid(gate) * x, with one gate a row: (rows, 1)
+  virtual void AddGated(Matrix residual, Matrix x, Matrix gate) = 0;
   // out[i] = x[row i of the batch's logit rows]
   virtual void GatherLogitRows(Matrix x, Matrix out) = 0;
   // Finds the largest value of each row of `logits`, for LargestOf.

@@ -1,6 +1,7 @@
 #include "computed/runtime/cpu_backend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -12,8 +13,28 @@
 
 namespace gguf_offload {
 
+namespace {
+
+HeadMatrices MatricesOf(const HeadWeights& part, int heads) {
+  const Weight& weight = part.weight;
+  const size_t row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.columns);
+  return {.type = weight.type,
+          .data = weight.data + part.first_row * row_bytes,
+          .heads = heads,
+          .rows = part.rows,
+          .cols = weight.columns,
+          .head_bytes = part.head_rows * row_bytes};
+}
+
+}  // namespace
+
 CpuBackend::CpuBackend(int threads, ActivationType activations)
-    : activations_(activations), pool_(threads), matmul_(pool_) {}
+    : activations_(activations),
+      pool_(threads),
+      matmul_(pool_),
+      head_matmul_(pool_),
+      router_(pool_),
+      experts_(pool_, matmul_) {}
 
 absl::StatusOr<Matrix> CpuBackend::AllocateMatrix(int rows, int64_t columns,
                                                   absl::string_view purpose) {
@@ -34,7 +55,8 @@ absl::Status CpuBackend::AllocateKvCache(const KvShape& shape, int pages) {
       .type = activations_ == ActivationType::kFloat32 ? KvType::kFloat32 : KvType::kFloat16,
       .n_kv_heads = shape.kv_heads,
       .k_dim = static_cast<int>(shape.key_dim),
-      .v_dim = static_cast<int>(shape.value_dim)};
+      .v_dim = static_cast<int>(shape.value_dim),
+      .values_in_keys = shape.values_in_keys};
   const size_t key_bytes = (layer.PageKeyBytes() * pages + 63) / 64 * 64;
   const size_t value_bytes = (layer.PageValueBytes() * pages + 63) / 64 * 64;
   absl::StatusOr<HostBuffer> buffer =
@@ -44,7 +66,7 @@ absl::Status CpuBackend::AllocateKvCache(const KvShape& shape, int pages) {
   uint8_t* next = kv_memory_.data();
   for (int i = 0; i < shape.layers; ++i) {
     layer.keys = next;
-    layer.values = next + key_bytes;
+    layer.values = shape.values_in_keys ? nullptr : next + key_bytes;
     next += key_bytes + value_bytes;
     kv_layers_.push_back(layer);
   }
@@ -103,6 +125,12 @@ void CpuBackend::Project(Matrix input, std::span<const Projection> projections) 
   matmul_.Run(activations_, input.data, input.stride, input.rows, outputs_);
 }
 
+void CpuBackend::ComputeAngles(const RopeFrequencies& frequencies) {
+  if (angles_of_ == &frequencies) return;
+  angles_.Compute(frequencies, batch_->positions.data(), batch_->positions.size(), pool_);
+  angles_of_ = &frequencies;
+}
+
 void CpuBackend::Rotate(Matrix x, const Weight& norm, const RotarySpec& spec) {
   const int64_t heads = x.columns / spec.head_dim;
   if (norm) {
@@ -114,13 +142,38 @@ void CpuBackend::Rotate(Matrix x, const Weight& norm, const RotarySpec& spec) {
 
 void CpuBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                                 const RotarySpec& spec) {
-  if (angles_of_ != &spec.frequencies) {
-    angles_.Compute(spec.frequencies, batch_->positions.data(), batch_->positions.size(), pool_);
-    angles_of_ = &spec.frequencies;
-  }
+  ComputeAngles(spec.frequencies);
   Rotate(query, spec.query_norm, spec);
   Rotate(key, spec.key_norm, spec);
   WriteKv(key.data, key.stride, value.data, value.stride, sequences_, kv_layers_[layer], pool_);
+}
+
+void CpuBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
+  head_matmul_.Run(MatricesOf(weight, input.heads), {input.data, input.stride, input.head_stride},
+                   input.rows, {out.data, out.stride, out.head_stride});
+}
+
+void CpuBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
+  head_matmul_.RunTransposed(MatricesOf(weight, input.heads),
+                             {input.data, input.stride, input.head_stride}, input.rows,
+                             {out.data, out.stride, out.head_stride});
+}
+
+void CpuBackend::RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
+                                      const LatentRotarySpec& spec) {
+  ComputeAngles(spec.frequencies);
+  for (int row = 0; row < query.rows; ++row) {
+    for (int head = 0; head < query.heads; ++head) {
+      std::memcpy(rotated.data + row * rotated.stride + head * rotated.head_stride,
+                  query.data + row * query.stride + head * query.head_stride,
+                  query.columns * sizeof(float));
+    }
+  }
+  Rope(rotated.data, rotated.stride, rotated.head_stride, rotated.heads, angles_, spec.style,
+       pool_);
+  const int64_t plain = key.columns - query.columns;
+  Rope(key.data + plain, key.stride, key.columns, 1, angles_, spec.style, pool_);
+  WriteKv(key.data, key.stride, nullptr, 0, sequences_, kv_layers_[layer], pool_);
 }
 
 void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
@@ -135,6 +188,33 @@ void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, M
 void CpuBackend::SwiGlu(Matrix gate, Matrix up) {
   gguf_offload::SwiGlu(gate.data, gate.stride, up.data, up.stride, gate.rows, gate.columns,
                        gate.data, gate.stride, pool_);
+}
+
+void CpuBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
+                               const RoutingRule& rule) {
+  router_.Choose(logits.data, logits.stride, selection_bias ? selection_bias.floats() : nullptr,
+                 rule, logits.rows);
+}
+
+void CpuBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
+  const auto matrices = [](const Weight& weight, const Weight& bias) {
+    return ExpertMatrices{{weight.type, weight.data, weight.rows, weight.columns},
+                          bias ? bias.floats() : nullptr};
+  };
+  experts_.AddTo(residual.data, residual.stride, x.data, x.stride, activations_, router_.chosen(),
+                 {.count = static_cast<int>(bank.gate.matrices),
+                  .gate = matrices(bank.gate, bank.gate_bias),
+                  .up = matrices(bank.up, bank.up_bias),
+                  .down = matrices(bank.down, bank.down_bias),
+                  .activation = bank.activation});
+}
+
+void CpuBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
+  for (int row = 0; row < residual.rows; ++row) {
+    const float sigmoid = 1.0f / (1.0f + std::exp(-gate.data[row * gate.stride]));
+    AddScaled(x.data + row * x.stride, sigmoid, residual.columns,
+              residual.data + row * residual.stride);
+  }
 }
 
 void CpuBackend::GatherLogitRows(Matrix x, Matrix out) {

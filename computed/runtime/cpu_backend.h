@@ -13,7 +13,10 @@
 #include "computed/runtime/host_buffer.h"
 #include "kernels/attention/attention.h"
 #include "kernels/attention/kv_cache.h"
+#include "kernels/matmul/head_matmul.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/moe/expert_feed_forward.h"
+#include "kernels/moe/router.h"
 #include "kernels/threading/thread_pool.h"
 
 namespace gguf_offload {
@@ -42,8 +45,15 @@ class CpuBackend : public Backend {
   void Project(Matrix input, std::span<const Projection> projections) override;
   void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                       const RotarySpec& spec) override;
+  void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
+  void ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
+  void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
+                            const LatentRotarySpec& spec) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
   void SwiGlu(Matrix gate, Matrix up) override;
+  void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
+  void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
+  void AddGated(Matrix residual, Matrix x, Matrix gate) override;
   void GatherLogitRows(Matrix x, Matrix out) override;
   void ArgMax(Matrix logits) override { logits_ = logits; }
   void FetchLogits(Matrix logits) override { logits_ = logits; }
@@ -57,13 +67,17 @@ class CpuBackend : public Backend {
   const ActivationType activations_;
   ThreadPool pool_;
   MatMul matmul_;
+  HeadMatMul head_matmul_;
   AttentionWorkspace attention_workspace_;
+  Router router_;
+  ExpertFeedForward experts_;
 
   std::vector<HostBuffer> activation_memory_;
   uint64_t activation_bytes_ = 0;
   HostBuffer kv_memory_;
   std::vector<KvLayer> kv_layers_;
 
+  void ComputeAngles(const RopeFrequencies& frequencies);
   void Rotate(Matrix x, const Weight& norm, const RotarySpec& spec);
 
   // Of the step in progress.

@@ -32,6 +32,34 @@ struct Matrix {
 
   // The first `n` rows.
   Matrix Rows(int n) const { return {data, n, columns, stride}; }
+  // The first `n` columns.
+  Matrix Columns(int64_t n) const { return Columns(0, n); }
+  // Columns [first, first + n).
+  Matrix Columns(int64_t first, int64_t n) const { return {data + first, rows, n, stride}; }
+};
+
+// A part of every head of a matrix of activations: (rows, heads, columns).
+struct HeadSlice {
+  float* data = nullptr;
+  int rows = 0;
+  int heads = 0;
+  int64_t columns = 0;      // of each head
+  int64_t head_stride = 0;  // elements from one head to the next
+  int64_t stride = 0;       // elements from one row to the next
+
+  // Columns [first, first + n) of each head of `matrix` (rows, heads * head_dim).
+  static HeadSlice Of(const Matrix& matrix, int heads, int64_t first, int64_t n) {
+    return {matrix.data + first, matrix.rows, heads, n, matrix.columns / heads, matrix.stride};
+  }
+};
+
+// A part of every head of a weight: rows [first_row, first_row + rows) of each head's `head_rows`.
+// The weight may be one matrix (heads * head_rows, columns) or one a head.
+struct HeadWeights {
+  const Weight& weight;
+  int64_t head_rows = 0;
+  int64_t first_row = 0;
+  int64_t rows = 0;
 };
 
 }  // namespace gguf_offload

@@ -18,10 +18,18 @@ std::vector<Wanted> WantedMatrices(const TransformerShape& shape, const ForwardP
       {&step.hidden, options.max_rows, shape.embedding},
       {&step.query, options.max_rows, shape.heads * shape.key_dim},
       {&step.key, options.max_rows, shape.kv_heads * shape.key_dim},
-      {&step.value, options.max_rows, shape.kv_heads * shape.value_dim},
+      {&step.value, options.max_rows,
+       shape.has_latent_attention() ? 0 : shape.kv_heads * shape.value_dim},
       {&step.attention, options.max_rows, shape.heads * shape.value_dim},
-      {&step.gate, options.max_rows, shape.feed_forward},
-      {&step.up, options.max_rows, shape.feed_forward},
+      {&step.gate, options.max_rows, shape.gated_width()},
+      {&step.up, options.max_rows, shape.gated_width()},
+      {&step.query_latent, options.max_rows, shape.latent.query_rank},
+      {&step.head_query, options.max_rows,
+       shape.has_latent_attention() ? shape.heads * shape.latent.key_dim() : 0},
+      {&step.head_value, options.max_rows,
+       shape.has_latent_attention() ? shape.heads * shape.latent.value_dim : 0},
+      {&step.router, options.max_rows, shape.experts.routing.experts},
+      {&step.shared_gate, options.max_rows, shape.experts.shared_feed_forward > 0 ? 1 : 0},
       {&head_input, options.max_logit_rows, shape.embedding},
       {&logits, options.max_logit_rows, shape.vocabulary},
   };
@@ -35,7 +43,7 @@ std::vector<std::pair<int, int64_t>> ForwardPass::ActivationShapes(
   Matrix head_input, logits;
   std::vector<std::pair<int, int64_t>> shapes;
   for (const Wanted& wanted : WantedMatrices(shape, options, step, head_input, logits)) {
-    shapes.emplace_back(wanted.rows, wanted.columns);
+    if (wanted.columns > 0) shapes.emplace_back(wanted.rows, wanted.columns);
   }
   return shapes;
 }
@@ -68,6 +76,7 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(Architecture& a
 absl::Status ForwardPass::Allocate(const ForwardPassOptions& options) {
   for (const Wanted& wanted :
        WantedMatrices(architecture_.shape(), options, activations_, head_input_, logits_)) {
+    if (wanted.columns == 0) continue;  // this model has none
     absl::StatusOr<Matrix> allocated =
         backend_.AllocateMatrix(wanted.rows, wanted.columns, "activations");
     if (!allocated.ok()) return allocated.status();
@@ -91,7 +100,8 @@ void ForwardPass::PlanStretches() {
 StepActivations ForwardPass::Activations(int rows) const {
   StepActivations step = activations_;
   for (Matrix* matrix : {&step.residual, &step.hidden, &step.query, &step.key, &step.value,
-                         &step.attention, &step.gate, &step.up}) {
+                         &step.attention, &step.gate, &step.up, &step.query_latent,
+                         &step.head_query, &step.head_value, &step.router, &step.shared_gate}) {
     *matrix = matrix->Rows(rows);
   }
   return step;

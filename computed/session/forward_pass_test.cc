@@ -20,20 +20,26 @@ std::unique_ptr<RunningModel> Load(const std::string& name, RunningModel::Option
 
 // The greedy continuation is compared where activations are exact: with 8-bit ones these random
 // models, whose best tokens are often within a percent of each other, may go other ways.
+//
+// Models with experts are judged by the median row where activations are not exact: a token may go
+// to another expert when two are about as good, and then all of its row is different.
 void CheckGolden(ActivationPrecision activations, double bound) {
-  const std::vector<GoldenModel> goldens = DenseGoldenModels();
-  ASSERT_EQ(goldens.size(), 7u);
+  const std::vector<GoldenModel> goldens = GoldenModels();
+  ASSERT_EQ(goldens.size(), 14u);
+  const bool exact = activations == ActivationPrecision::kFloat32;
   for (const GoldenModel& golden : goldens) {
     SCOPED_TRACE(golden.model);
     auto model = Load(golden.model, {.activations = activations});
     ASSERT_NE(model, nullptr);
     SequenceRunner runner(*model);
     const std::vector<float> logits = runner.Step(golden.tokens);
-    const double nmse = Nmse(logits, golden.logits);
+    const double nmse = exact || golden.dense
+                            ? Nmse(logits, golden.logits)
+                            : MedianRowNmse(logits, golden.logits, golden.columns);
     // Written so that NaN fails.
     EXPECT_TRUE(nmse <= bound) << nmse;
     std::printf("%-24s nmse %.3g\n", golden.model.c_str(), nmse);
-    if (activations == ActivationPrecision::kFloat32 && golden.greedy_min_margin > 1e-3) {
+    if (exact && golden.greedy_min_margin > 1e-3) {
       EXPECT_EQ(Greedy(runner, logits, golden.columns, golden.greedy.size()), golden.greedy);
     }
   }
@@ -48,7 +54,7 @@ TEST(ForwardPassTest, GoldenModelsWithInt8Activations) {
 }
 
 TEST(ForwardPassTest, ResultsDoNotDependOnPiecesThreadsOrTransport) {
-  for (const GoldenModel& golden : DenseGoldenModels()) {
+  for (const GoldenModel& golden : GoldenModels()) {
     SCOPED_TRACE(golden.model);
     for (ActivationPrecision activations :
          {ActivationPrecision::kFloat32, ActivationPrecision::kInt8}) {
@@ -75,10 +81,10 @@ TEST(ForwardPassTest, ResultsDoNotDependOnPiecesThreadsOrTransport) {
   }
 }
 
-TEST(ForwardPassTest, StreamedLayersGiveTheSameLogitsWithinTheBudget) {
-  const std::string path = ::testing::TempDir() + "/streamed.gguf";
-  auto plan = SyntheticModel::Plan(
-      {.preset = "tiny-qwen3", .quantization = "Q4_K", .overrides = {.layers = 9}});
+void CheckStreamed(const std::string& preset) {
+  const std::string path = ::testing::TempDir() + "/streamed-" + preset + ".gguf";
+  auto plan =
+      SyntheticModel::Plan({.preset = preset, .quantization = "Q4_K", .overrides = {.layers = 9}});
   ASSERT_TRUE(plan.ok()) << plan.status();
   ASSERT_TRUE(plan->Write(path, 1).ok());
   const uint64_t bytes = plan->Bytes().tensors;
@@ -115,6 +121,14 @@ TEST(ForwardPassTest, StreamedLayersGiveTheSameLogitsWithinTheBudget) {
   EXPECT_TRUE(streamed_some);
   EXPECT_TRUE(streamed_all);
   EXPECT_TRUE(refused);
+}
+
+TEST(ForwardPassTest, StreamedLayersGiveTheSameLogitsWithinTheBudget) {
+  CheckStreamed("tiny-qwen3");
+}
+
+TEST(ForwardPassTest, StreamedExpertsGiveTheSameLogitsWithinTheBudget) {
+  CheckStreamed("tiny-qwen3moe");
 }
 
 TEST(ForwardPassTest, AFailedFetchFailsTheStepAndTheNextOneRuns) {

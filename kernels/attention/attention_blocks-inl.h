@@ -95,6 +95,7 @@ template <int kRows, int kVectors>
 HWY_INLINE void WeighBlock(const float* HWY_RESTRICT scores,   // (kRows, kPageTokens)
                            const float* HWY_RESTRICT rescale,  // (kRows)
                            const float* HWY_RESTRICT values,   // (kPageTokens, v_dim)
+                           size_t value_stride,                // from one key's to the next's
                            int begin, int end,
                            size_t v_dim,                    // padded
                            float* HWY_RESTRICT weighted) {  // (kRows, v_dim)
@@ -111,7 +112,7 @@ HWY_INLINE void WeighBlock(const float* HWY_RESTRICT scores,   // (kRows, kPageT
     hn::Vec<Floats> value[kVectors];
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      value[i] = hn::LoadU(d, values + key * v_dim + i * kLanes);
+      value[i] = hn::LoadU(d, values + key * value_stride + i * kLanes);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
@@ -160,14 +161,15 @@ struct WeighRows {
   const float* scores;   // (rows, kPageTokens)
   const float* rescale;  // (rows)
   const float* values;   // (kPageTokens, v_dim), at the first of the vectors
+  size_t value_stride;   // from one key's to the next's
   int begin, end;        // keys
   size_t v_dim;
   float* weighted;  // (rows, v_dim), at the first of the vectors
 
   template <int kRows>
   HWY_INLINE void Run(int row) const {
-    WeighBlock<kRows, kVectors>(scores + row * kPageTokens, rescale + row, values, begin, end,
-                                v_dim, weighted + row * v_dim);
+    WeighBlock<kRows, kVectors>(scores + row * kPageTokens, rescale + row, values, value_stride,
+                                begin, end, v_dim, weighted + row * v_dim);
   }
 };
 

@@ -21,13 +21,15 @@ struct Shape {
   int window = 0;
   float softcap = 0;
   bool sinks = false;
+  bool values_in_keys = false;
 };
 
 std::string Describe(const Shape& s) {
   return "heads " + std::to_string(s.n_heads) + "/" + std::to_string(s.n_kv_heads) + " k_dim " +
          std::to_string(s.k_dim) + " v_dim " + std::to_string(s.v_dim) +
          (s.type == KvType::kFloat16 ? " float16" : "") + " window " + std::to_string(s.window) +
-         " softcap " + std::to_string(s.softcap) + (s.sinks ? " sinks" : "");
+         " softcap " + std::to_string(s.softcap) + (s.sinks ? " sinks" : "") +
+         (s.values_in_keys ? " values in keys" : "");
 }
 
 // Queries, keys and values of one sequence. All are multiples of 1/64 in [-2, 2], so that float16
@@ -43,6 +45,11 @@ struct Sequence {
     fill(q, shape.n_heads, shape.k_dim);
     fill(k, shape.n_kv_heads, shape.k_dim);
     fill(v, shape.n_kv_heads, shape.v_dim);
+    if (!shape.values_in_keys) return;
+    for (int i = 0; i < tokens * shape.n_kv_heads; ++i) {
+      std::copy_n(&k[static_cast<size_t>(i) * shape.k_dim], shape.v_dim,
+                  &v[static_cast<size_t>(i) * shape.v_dim]);
+    }
   }
   int tokens;
   std::vector<float> q;  // (tokens, n_heads, k_dim)
@@ -59,6 +66,7 @@ class Cache {
     layer.n_kv_heads = shape.n_kv_heads;
     layer.k_dim = shape.k_dim;
     layer.v_dim = shape.v_dim;
+    layer.values_in_keys = shape.values_in_keys;
     keys_.assign((pages + 1) * layer.PageKeyBytes(), 0xFF);
     values_.assign((pages + 1) * layer.PageValueBytes(), 0xFF);
     layer.keys = keys_.data();
@@ -120,7 +128,8 @@ std::vector<float> Compute(const Shape& shape, const std::vector<Piece>& pieces,
   const std::vector<float> sinks = Sinks(shape);
   const AttentionOptions options = {shape.n_heads, 0.125f, shape.window, shape.softcap,
                                     shape.sinks ? sinks.data() : nullptr};
-  WriteKv(k.data(), k_stride, v.data(), v_stride, batch, cache.layer, pool);
+  WriteKv(k.data(), k_stride, shape.values_in_keys ? nullptr : v.data(), v_stride, batch,
+          cache.layer, pool);
   Attention(q.data(), q_stride, batch, cache.layer, options, padded.data(), out_stride, workspace,
             pool);
   std::vector<float> out;
@@ -207,6 +216,22 @@ std::vector<Shape> Shapes() {
       {.n_heads = 37, .n_kv_heads = 1, .k_dim = 16, .v_dim = 16},
       {.n_heads = 2, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512},
       {.n_heads = 1, .n_kv_heads = 1, .k_dim = 3, .v_dim = 1},
+      // Latent attention: in place, and with rows that must be padded or converted first.
+      {.n_heads = 16, .n_kv_heads = 1, .k_dim = 576, .v_dim = 512, .values_in_keys = true},
+      {.n_heads = 40, .n_kv_heads = 1, .k_dim = 48, .v_dim = 32, .values_in_keys = true},
+      {.n_heads = 3, .n_kv_heads = 1, .k_dim = 45, .v_dim = 19, .values_in_keys = true},
+      {.n_heads = 6,
+       .n_kv_heads = 2,
+       .k_dim = 50,
+       .v_dim = 50,
+       .type = KvType::kFloat16,
+       .values_in_keys = true},
+      {.n_heads = 5,
+       .n_kv_heads = 1,
+       .k_dim = 72,
+       .v_dim = 33,
+       .type = KvType::kFloat16,
+       .values_in_keys = true},
   };
 }
 

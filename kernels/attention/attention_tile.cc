@@ -93,8 +93,9 @@ struct NextPage {
 
 // Adds keys [begin, end) of a page to the partial softmaxes of rows [row, row + rows).
 void AttendRows(const AttentionOptions& options, const float* keys, size_t k_dim,
-                const float* values, size_t v_dim, int begin, int end, int row, int rows,
-                const TileScratch& scratch, const PartialSoftmax& partial, const NextPage* next) {
+                const float* values, size_t value_stride, size_t v_dim, int begin, int end, int row,
+                int rows, const TileScratch& scratch, const PartialSoftmax& partial,
+                const NextPage* next) {
   float* scores = scratch.scores + row * kPageTokens;
   for (int key = begin / kBlock * kBlock; key < end; key += kBlock) {
     if (next != nullptr) next->Prefetch(key);
@@ -109,12 +110,12 @@ void AttendRows(const AttentionOptions& options, const float* keys, size_t k_dim
   const float* rescale = scratch.rescale + row;
   size_t v = 0;
   for (; v + kBlock * kLanes <= v_dim; v += kBlock * kLanes) {
-    ForEachRowBlock(
-        rows, WeighRows<kBlock>{scores, rescale, values + v, begin, end, v_dim, weighted + v});
+    ForEachRowBlock(rows, WeighRows<kBlock>{scores, rescale, values + v, value_stride, begin, end,
+                                            v_dim, weighted + v});
   }
   for (; v < v_dim; v += kLanes) {
-    ForEachRowBlock(rows,
-                    WeighRows<1>{scores, rescale, values + v, begin, end, v_dim, weighted + v});
+    ForEachRowBlock(rows, WeighRows<1>{scores, rescale, values + v, value_stride, begin, end, v_dim,
+                                       weighted + v});
   }
 }
 
@@ -126,24 +127,29 @@ void AttendSplitSimd(const AttentionTile& tile, const KvLayer& layer,
   const int end =
       visible.end - split * kSplitTokens < kSplitTokens ? visible.end : (split + 1) * kSplitTokens;
   const size_t k_dim = Padded(layer.k_dim), v_dim = Padded(layer.v_dim);
+  const size_t value_stride = layer.values_in_keys ? k_dim : v_dim;
   for (int start = begin / kPageTokens * kPageTokens; start < end; start += kPageTokens) {
     const int32_t page = tile.pages[start / kPageTokens];
     const int used = std::min(kPageTokens, end - start);
     const float* keys =
         PageRows(layer.type, layer.Keys(page, tile.kv_head), layer.k_dim, used, scratch.keys);
-    const float* values =
-        PageRows(layer.type, layer.Values(page, tile.kv_head), layer.v_dim, used, scratch.values);
+    // What follows a value in its key gets a weighted sum like padding, which nobody reads.
+    const float* values = layer.values_in_keys
+                              ? keys
+                              : PageRows(layer.type, layer.Values(page, tile.kv_head), layer.v_dim,
+                                         used, scratch.values);
     NextPage next;
     if (visible.end - start > kPageTokens) {
       const int32_t next_page = tile.pages[start / kPageTokens + 1];
-      next = {layer.Keys(next_page, tile.kv_head), layer.Values(next_page, tile.kv_head),
+      next = {layer.Keys(next_page, tile.kv_head),
+              layer.values_in_keys ? nullptr : layer.Values(next_page, tile.kv_head),
               layer.PageKeyBytes() / layer.n_kv_heads, layer.PageValueBytes() / layer.n_kv_heads};
     }
     for (int token = 0; token < tile.tokens;) {
       const TokenRun run = RunAt(tile, options.window, start, token);
       if (run.begin < run.end) {
-        AttendRows(options, keys, k_dim, values, v_dim, run.begin, run.end, token * tile.heads,
-                   (run.next - token) * tile.heads, scratch, partial,
+        AttendRows(options, keys, k_dim, values, value_stride, v_dim, run.begin, run.end,
+                   token * tile.heads, (run.next - token) * tile.heads, scratch, partial,
                    next.keys != nullptr && token == 0 ? &next : nullptr);
       }
       token = run.next;

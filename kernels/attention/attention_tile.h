@@ -57,11 +57,11 @@ struct TileScratch {
   float* scores;   // (kTileRows, kPageTokens)
   float* rescale;  // (kTileRows)
   float* keys;     // (kPageTokens, Padded(k_dim)): a page converted to padded float32
-  float* values;   // (kPageTokens, Padded(v_dim)): likewise
+  float* values;   // (kPageTokens, Padded(v_dim)): likewise; none if the values are in the keys
 
   static size_t Floats(const KvLayer& layer) {
     return kTileRows * (Padded(layer.k_dim) + kPageTokens + 1) +
-           kPageTokens * (Padded(layer.k_dim) + Padded(layer.v_dim));
+           kPageTokens * (Padded(layer.k_dim) + (layer.values_in_keys ? 0 : Padded(layer.v_dim)));
   }
   static TileScratch At(float* memory, const KvLayer& layer) {
     TileScratch scratch;

@@ -63,10 +63,11 @@ void WriteKv(const float* k, size_t k_stride, const float* v, size_t v_stride,
         const int32_t page = sequence.pages[position / kPageTokens];
         const size_t slot = position % kPageTokens;
         const float* k_row = k + (sequence.first_row + i) * k_stride;
-        const float* v_row = v + (sequence.first_row + i) * v_stride;
         for (int head = 0; head < layer.n_kv_heads; ++head) {
           StoreHead(layer.type, k_row + static_cast<size_t>(head) * layer.k_dim, layer.k_dim,
                     layer.Keys(page, head) + slot * layer.k_dim * element_bytes);
+          if (layer.values_in_keys) continue;
+          const float* v_row = v + (sequence.first_row + i) * v_stride;
           StoreHead(layer.type, v_row + static_cast<size_t>(head) * layer.v_dim, layer.v_dim,
                     layer.Values(page, head) + slot * layer.v_dim * element_bytes);
         }

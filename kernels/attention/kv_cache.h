@@ -4,6 +4,9 @@
 // a sequence is in the page that entry p / kPageTokens of its page table names, at slot p %
 // kPageTokens. Keys of a page: (n_kv_heads, kPageTokens, k_dim); values: (n_kv_heads, kPageTokens,
 // v_dim); so what one head reads of a page is contiguous.
+//
+// With multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) the values are the first v_dim
+// elements of the keys, and there is no second copy of them.
 #ifndef KERNELS_ATTENTION_KV_CACHE_H_
 #define KERNELS_ATTENTION_KV_CACHE_H_
 
@@ -24,16 +27,19 @@ inline constexpr size_t KvElementBytes(KvType type) { return type == KvType::kFl
 // One layer's keys and values. Does not own the memory, which must be aligned to 64 bytes.
 struct KvLayer {
   KvType type = KvType::kFloat32;
-  uint8_t* keys = nullptr;    // (pages, n_kv_heads, kPageTokens, k_dim)
-  uint8_t* values = nullptr;  // (pages, n_kv_heads, kPageTokens, v_dim)
+  uint8_t* keys = nullptr;  // (pages, n_kv_heads, kPageTokens, k_dim)
+  // (pages, n_kv_heads, kPageTokens, v_dim); null if the values are in the keys
+  uint8_t* values = nullptr;
   int n_kv_heads = 0;
   int k_dim = 0;
-  int v_dim = 0;
+  int v_dim = 0;                // at most k_dim if the values are in the keys
+  bool values_in_keys = false;  // a value is the first v_dim elements of its key
 
   size_t PageKeyBytes() const {
     return static_cast<size_t>(n_kv_heads) * kPageTokens * k_dim * KvElementBytes(type);
   }
   size_t PageValueBytes() const {
+    if (values_in_keys) return 0;
     return static_cast<size_t>(n_kv_heads) * kPageTokens * v_dim * KvElementBytes(type);
   }
   // Where the keys (kPageTokens, k_dim) of a head in a page begin.
@@ -41,7 +47,7 @@ struct KvLayer {
     return keys + page * PageKeyBytes() +
            static_cast<size_t>(head) * kPageTokens * k_dim * KvElementBytes(type);
   }
-  // Where the values (kPageTokens, v_dim) of a head in a page begin.
+  // Where the values (kPageTokens, v_dim) of a head in a page begin; not if they are in the keys.
   uint8_t* Values(int32_t page, int head) const {
     return values + page * PageValueBytes() +
            static_cast<size_t>(head) * kPageTokens * v_dim * KvElementBytes(type);
@@ -60,7 +66,7 @@ struct SequenceRows {
 // nearest where the machine has the instruction. Strides are in elements. No allocation.
 void WriteKv(const float* k,  // (n, n_kv_heads, k_dim), rows k_stride apart
              size_t k_stride,
-             const float* v,  // (n, n_kv_heads, v_dim), rows v_stride apart
+             const float* v,  // (n, n_kv_heads, v_dim), rows v_stride apart; null if in the keys
              size_t v_stride, std::span<const SequenceRows> batch, const KvLayer& layer,
              ThreadPool& pool);
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <memory>
 
+#include "kernels/matmul/aligned_buffer.h"
+#include "kernels/matmul/quantized_activations.h"
 #include "kernels/matmul/tile_kernels.h"
 #include "kernels/quant/unpack.h"
 
@@ -24,7 +26,20 @@ size_t RoundUp(size_t value, size_t multiple) {
 
 }  // namespace
 
+struct MatMul::Input {
+  MatMulInput given;
+  int64_t cols = 0;
+  bool integers = false;   // whether the integer kernel reads it
+  bool floats = false;     // whether the float kernel reads it
+  size_t first_panel = 0;  // of those of all inputs
+  QuantizedActivations activations;
+  AlignedBuffer<float> padded_x;   // (n, cols rounded up to 16): x, if its columns are no multiple
+  const float* float_x = nullptr;  // what the float kernel reads: x or padded_x
+  int64_t float_x_stride = 0;      // of float_x
+};
+
 struct MatMul::Job {
+  const Input* input;
   const MatMulOutput* output;
   const quant::Unpacker* unpacker;  // of the integer kernel, or null: the float kernel
   int correction;                   // of the activations; integer kernel only
@@ -44,23 +59,48 @@ MatMul::MatMul(ThreadPool& pool) : pool_(pool), memory_(pool.threads()) {}
 
 MatMul::~MatMul() = default;
 
-void MatMul::PlanJobs(ActivationType activations, std::span<const MatMulOutput> outputs) {
+void MatMul::PrepareInputs(std::span<const MatMulInput> inputs) {
+  input_count_ = 0;
+  int largest_n = 0;
+  for (const MatMulInput& given : inputs) {
+    if (given.n == 0 || given.outputs.empty()) continue;
+    if (input_count_ == inputs_.size()) inputs_.push_back(std::make_unique<Input>());
+    Input& input = *inputs_[input_count_++];
+    input.given = given;
+    input.cols = given.outputs[0].weight.cols;
+    input.integers = input.floats = false;
+    input.activations.Reset(given.n, input.cols);
+    largest_n = std::max(largest_n, given.n);
+  }
+  for (ThreadMemory& memory : memory_) {
+    memory.sums.Reserve(RoundUp(largest_n, kPanelTokens) * kTileRows);
+    memory.lane_sums.Reserve(static_cast<size_t>(largest_n) * kFloatRows * 16);
+  }
+}
+
+void MatMul::PlanJobs(ActivationType activations) {
   jobs_.clear();
   size_t all_bytes = 0;
-  for (const MatMulOutput& output : outputs) {
-    const WeightMatrix& weight = output.weight;
-    Job job = {};
-    job.output = &output;
-    if (activations == ActivationType::kInt8 && weight.cols % 32 == 0) {
-      job.unpacker = quant::FindUnpacker(weight.type);
+  for (size_t i = 0; i < input_count_; ++i) {
+    Input& input = *inputs_[i];
+    for (const MatMulOutput& output : input.given.outputs) {
+      const WeightMatrix& weight = output.weight;
+      Job job = {};
+      job.input = &input;
+      job.output = &output;
+      if (activations == ActivationType::kInt8 && weight.cols % 32 == 0) {
+        job.unpacker = quant::FindUnpacker(weight.type);
+      }
+      (job.unpacker != nullptr ? input.integers : input.floats) = true;
+      if (job.unpacker != nullptr) {
+        job.correction =
+            input.activations.AddCorrection(job.unpacker->bias, job.unpacker->group_elements);
+      }
+      job.row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.cols);
+      job.tiles = (weight.rows + kTileRows - 1) / kTileRows;
+      all_bytes += job.row_bytes * weight.rows;
+      jobs_.push_back(job);
     }
-    if (job.unpacker != nullptr) {
-      job.correction = activations_.AddCorrection(job.unpacker->bias, job.unpacker->group_elements);
-    }
-    job.row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.cols);
-    job.tiles = (weight.rows + kTileRows - 1) / kTileRows;
-    all_bytes += job.row_bytes * weight.rows;
-    jobs_.push_back(job);
   }
   // Several tasks a thread, also of small matrices.
   const size_t task_bytes =
@@ -75,50 +115,61 @@ void MatMul::PlanJobs(ActivationType activations, std::span<const MatMulOutput> 
   task_count_ = tasks;
 }
 
-void MatMul::PrepareActivations(const float* x, int64_t x_stride, int n, int64_t cols) {
-  bool integers = false, floats = false;
-  for (const Job& job : jobs_) (job.unpacker != nullptr ? integers : floats) = true;
-  if (integers) {
-    const auto quantize = [&](size_t panel, int) {
-      activations_.QuantizePanel(static_cast<int>(panel), x, x_stride);
-    };
-    pool_.ParallelFor(activations_.panels(), quantize);
+void MatMul::PadRows(Input& input) {
+  const MatMulInput& given = input.given;
+  input.float_x_stride = static_cast<int64_t>(RoundUp(input.cols, kFloatAlign));
+  input.padded_x.Reserve(static_cast<size_t>(given.n) * input.float_x_stride);
+  for (int token = 0; token < given.n; ++token) {
+    float* row = input.padded_x.data() + token * input.float_x_stride;
+    memcpy(row, given.x + token * given.x_stride, input.cols * sizeof(float));
+    std::fill(row + input.cols, row + input.float_x_stride, 0.0f);
   }
-  float_x_ = x;
-  float_x_stride_ = x_stride;
-  if (floats && cols % kFloatAlign != 0) {
-    float_x_stride_ = static_cast<int64_t>(RoundUp(cols, kFloatAlign));
-    padded_x_.Reserve(static_cast<size_t>(n) * float_x_stride_);
-    for (int token = 0; token < n; ++token) {
-      float* row = padded_x_.data() + token * float_x_stride_;
-      memcpy(row, x + token * x_stride, cols * sizeof(float));
-      std::fill(row + cols, row + float_x_stride_, 0.0f);
-    }
-    float_x_ = padded_x_.data();
+  input.float_x = input.padded_x.data();
+}
+
+void MatMul::PrepareActivations() {
+  size_t panels = 0;
+  for (size_t i = 0; i < input_count_; ++i) {
+    Input& input = *inputs_[i];
+    input.first_panel = panels;
+    if (input.integers) panels += input.activations.panels();
+    input.float_x = input.given.x;
+    input.float_x_stride = input.given.x_stride;
+    if (input.floats && input.cols % kFloatAlign != 0) PadRows(input);
   }
+  pool_.ParallelFor(panels, [&](size_t panel, int) {
+    size_t i = input_count_ - 1;
+    while (inputs_[i]->first_panel > panel || !inputs_[i]->integers) --i;
+    Input& input = *inputs_[i];
+    input.activations.QuantizePanel(static_cast<int>(panel - input.first_panel), input.given.x,
+                                    input.given.x_stride);
+  });
 }
 
 void MatMul::Run(ActivationType activations, const float* x, int64_t x_stride, int n,
                  std::span<const MatMulOutput> outputs) {
-  if (n == 0 || outputs.empty()) return;
-  const int64_t cols = outputs[0].weight.cols;
-  activations_.Reset(n, cols);
-  PlanJobs(activations, outputs);
-  PrepareActivations(x, x_stride, n, cols);
-  for (ThreadMemory& memory : memory_) {
-    memory.sums.Reserve(RoundUp(n, kPanelTokens) * kTileRows);
-    memory.lane_sums.Reserve(static_cast<size_t>(n) * kFloatRows * 16);
-  }
+  const MatMulInput input = {x, x_stride, n, outputs};
+  Run(activations, {&input, 1});
+}
+
+void MatMul::Run(ActivationType activations, std::span<const MatMulInput> inputs) {
+  PrepareInputs(inputs);
+  PlanJobs(activations);
+  PrepareActivations();
   pool_.ParallelFor(task_count_, [&](size_t task, int thread) {
-    size_t job = jobs_.size() - 1;
-    while (jobs_[job].first_task > task) --job;
-    RunTask(jobs_[job], task - jobs_[job].first_task, n, memory_[thread]);
+    const auto after =
+        std::upper_bound(jobs_.begin(), jobs_.end(), task,
+                         [](size_t value, const Job& job) { return value < job.first_task; });
+    const Job& job = *(after - 1);
+    RunTask(job, task - job.first_task, memory_[thread]);
   });
 }
 
-void MatMul::RunTask(const Job& job, size_t task, int n, ThreadMemory& memory) {
+void MatMul::RunTask(const Job& job, size_t task, ThreadMemory& memory) {
   const TileKernels& kernels = FindTileKernels();
   const MatMulOutput& output = *job.output;
+  const Input& input = *job.input;
+  const int n = input.given.n;
   float* sums = memory.sums.data();
   const size_t begin = task * job.tiles_per_task;
   const size_t end = std::min(job.tiles, begin + job.tiles_per_task);
@@ -133,10 +184,10 @@ void MatMul::RunTask(const Job& job, size_t task, int n, ThreadMemory& memory) {
                              static_cast<size_t>(output.weight.cols),
                              (rows_left - rows) * job.row_bytes};
     if (job.unpacker != nullptr) {
-      kernels.integer_tile(tile, *job.unpacker, activations_.Panels(job.correction),
-                           activations_.panels(), *memory.scratch, sums);
+      kernels.integer_tile(tile, *job.unpacker, input.activations.Panels(job.correction),
+                           input.activations.panels(), *memory.scratch, sums);
     } else {
-      kernels.float_tile(tile, float_x_, float_x_stride_, n, *memory.scratch,
+      kernels.float_tile(tile, input.float_x, input.float_x_stride, n, *memory.scratch,
                          memory.lane_sums.data(), sums);
     }
     const float* bias = output.bias == nullptr ? nullptr : output.bias + row;

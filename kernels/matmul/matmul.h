@@ -12,11 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "kernels/matmul/aligned_buffer.h"
-#include "kernels/matmul/quantized_activations.h"
 #include "kernels/quant/format.h"
 #include "kernels/threading/thread_pool.h"
 
@@ -38,6 +37,14 @@ struct MatMulOutput {
   int64_t y_stride;     // in floats, at least `rows`
 };
 
+// One of several inputs, each with products of its own.
+struct MatMulInput {
+  const float* x;                         // (n, cols), rows x_stride apart
+  int64_t x_stride;                       // in floats
+  int n;                                  // may be 0
+  std::span<const MatMulOutput> outputs;  // all weights have `cols` columns
+};
+
 // Owns the working memory, which grows to what the largest call needs and is then reused. Thread
 // compatible: one call at a time. The pool must outlive it.
 class MatMul {
@@ -51,24 +58,28 @@ class MatMul {
   // the same number of columns. x: (n, cols) with a row stride of x_stride floats.
   void Run(ActivationType activations, const float* x, int64_t x_stride, int n,
            std::span<const MatMulOutput> outputs);
+  // All of these at once, so that the threads share them well even if each is small.
+  void Run(ActivationType activations, std::span<const MatMulInput> inputs);
 
  private:
+  struct Input;         // one input, made ready
   struct Job;           // one output, cut into tasks
   struct ThreadMemory;  // working memory of one thread
 
-  void PlanJobs(ActivationType activations, std::span<const MatMulOutput> outputs);
-  void PrepareActivations(const float* x, int64_t x_stride, int n, int64_t cols);
-  void RunTask(const Job& job, size_t task, int n, ThreadMemory& memory);
+  void PrepareInputs(std::span<const MatMulInput> inputs);
+  void PlanJobs(ActivationType activations);
+  void PrepareActivations();
+  static void PadRows(Input& input);
+  void RunTask(const Job& job, size_t task, ThreadMemory& memory);
 
   ThreadPool& pool_;
   std::vector<ThreadMemory> memory_;  // one a thread
   // Of the call in progress.
+  std::vector<std::unique_ptr<Input>>
+      inputs_;  // the first input_count_; the others keep their memory
+  size_t input_count_ = 0;
   std::vector<Job> jobs_;
   size_t task_count_ = 0;
-  QuantizedActivations activations_;
-  AlignedBuffer<float> padded_x_;   // (n, cols rounded up to 16): x, if its columns are no multiple
-  const float* float_x_ = nullptr;  // what the float kernel reads: x or padded_x_
-  int64_t float_x_stride_ = 0;      // of float_x_
 };
 
 }  // namespace gguf_offload

@@ -265,6 +265,38 @@ TEST_P(MatMulTest, ManyOutputsAtOnce) {
   }
 }
 
+// Several inputs of different widths, rows and types in one call, some with nothing to do.
+TEST_P(MatMulTest, ManyInputsAtOnce) {
+  for (ActivationType activations : {ActivationType::kFloat32, ActivationType::kInt8}) {
+    std::vector<TestMatrix> matrices;
+    std::vector<std::vector<float>> x, y, expected;
+    std::vector<int> rows;
+    for (size_t i = 0; i < AllTypes().size(); ++i) {
+      const int n = std::vector<int>{1, 0, 5, 17, 2}[i % 5];
+      const int64_t cols = i % 3 == 0 ? 512 : 256;
+      matrices.push_back(MakeMatrix(AllTypes()[i], 3 + 7 * i, cols, i));
+      x.push_back(MakeActivations(std::max(n, 1), cols, cols + 2, 50 + i));
+      y.push_back(std::vector<float>(n * matrices.back().weight.rows, kNan));
+      rows.push_back(n);
+      expected.push_back(
+          RunOne(matmul_, activations, matrices.back(), x.back().data(), cols + 2, n));
+    }
+    std::vector<MatMulOutput> outputs;
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      outputs.push_back({matrices[i].weight, nullptr, y[i].data(), matrices[i].weight.rows});
+    }
+    std::vector<MatMulInput> inputs;
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      inputs.push_back({x[i].data(), matrices[i].weight.cols + 2, rows[i], {&outputs[i], 1}});
+    }
+    inputs.push_back({x[0].data(), 512, 1, {}});
+    matmul_.Run(activations, inputs);
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      EXPECT_TRUE(SameBits(y[i], expected[i])) << matrices[i].name;
+    }
+  }
+}
+
 TEST_P(MatMulTest, BiasIsAdded) {
   const TestMatrix matrix = MakeMatrix(AllTypes()[0], 19, 64, 1);
   const std::vector<float> x = MakeActivations(3, 64, 64, 2);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 
 import numpy
 
@@ -10,6 +11,11 @@ from harness import BACKEND, TESTDATA
 MODELS = os.path.join(TESTDATA, 'golden/models')
 DENSE = ['llama-f32', 'llama-kq', 'llama-ropefreqs', 'llama-linear', 'qwen2-legacy', 'qwen3-iq',
          'qwen3-yarn']
+# These may route a token that is near the border to another expert.
+EXPERTS = ['qwen2moe-kq', 'qwen3moe-kq', 'glm4moe-kq', 'gpt-oss-mx', 'minimax-m2-kq',
+           'deepseek2-split', 'deepseek2-combined']
+# What the backend runs.
+MODELS_RUN = DENSE if BACKEND == 'cuda' else DENSE + EXPERTS
 
 # In the backend's most exact precision, and with activations in 8 bits.
 EXACT_NMSE = 1e-4 if BACKEND == 'cuda' else 1e-6
@@ -37,6 +43,11 @@ def nmse(got, expected):
     got, expected = got.astype(numpy.float64), expected.astype(numpy.float64)
     value = ((got - expected) ** 2).sum() / (expected ** 2).sum()
     return value if numpy.isfinite(value) else float('inf')
+
+
+def median_nmse(got, expected):
+    """The median over rows of each row's nmse."""
+    return statistics.median(nmse(*rows) for rows in zip(got, expected))
 
 
 def comma(ids):

@@ -1,8 +1,9 @@
 // The models that can be generated, by name.
 //
 // Full size, with the true shapes and metadata: qwen2.5-0.5b, qwen3-8b, llama-3-8b, qwen3-30b-a3b,
-// deepseek-r1 (projections split: attn_k_b, attn_v_b). For tests, two layers of 256 dimensions and
-// a vocabulary of 512: tiny-llama, tiny-qwen2, tiny-qwen3, tiny-qwen3moe, tiny-deepseek2.
+// deepseek-r1 (projections split: attn_k_b, attn_v_b), deepseek-v2-lite (combined: attn_kv_b). For
+// tests, two layers of 256 dimensions and a vocabulary of 512: tiny-llama, tiny-qwen2, tiny-qwen3,
+// tiny-qwen3moe, tiny-deepseek2, tiny-deepseek2-lite.
 #ifndef TESTS_MODELGEN_PRESETS_H_
 #define TESTS_MODELGEN_PRESETS_H_
 

@@ -130,7 +130,9 @@ absl::Status CudaBackend::Allocate() {
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
-  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  for (auto& [key, recording] : recordings_) {
+    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
+  }
   if (largest_ != nullptr) cudaFreeHost(largest_);
   if (host_logits_ != nullptr) cudaFreeHost(host_logits_);
 }
@@ -224,13 +226,15 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     RunPendingAdd();
     quantized_ = nullptr;
   };
-  if (padded_rows_ == 0) {
+  Recording* const recording = padded_rows_ == 0 ? nullptr : &recordings_[{index, padded_rows_}];
+  if (recording == nullptr || !recording->seen) {
+    if (recording != nullptr) recording->seen = true;
     compute_clock_.Begin(step_, index);
     run();
     compute_clock_.End();
     return;
   }
-  cudaGraphExec_t& graph = graphs_[{index, padded_rows_, !batch_->logit_rows.empty()}];
+  cudaGraphExec_t& graph = recording->graph;
   if (graph == nullptr) {
     cudaGraph_t recorded = nullptr;
     cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
@@ -239,9 +243,8 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     if (error == cudaSuccess) error = cudaGraphInstantiate(&graph, recorded, 0);
     if (recorded != nullptr) cudaGraphDestroy(recorded);
     if (error != cudaSuccess) {
-      Check(cudaGetErrorString(error));
       graph = nullptr;
-      return;
+      return Check(cudaGetErrorString(error));
     }
   }
   compute_clock_.Begin(step_, index);
@@ -377,6 +380,30 @@ void CudaBackend::SwiGlu(Matrix gate, Matrix up) {
   cuda::SwiGlu(gate.data, gate.stride, up.data, up.stride, Padded(gate.rows), gate.columns,
                gate.data, gate.stride, quantized, stream_);
 }
+
+// The engine refuses models with latent attention, so that none of these is reached.
+void CudaBackend::ProjectHeads(HeadSlice, const HeadWeights&, HeadSlice) {
+  Check("the CUDA backend has no latent attention");
+}
+
+void CudaBackend::ProjectHeadsTransposed(HeadSlice, const HeadWeights&, HeadSlice) {
+  Check("the CUDA backend has no latent attention");
+}
+
+void CudaBackend::RotateAndStoreLatent(int, HeadSlice, HeadSlice, Matrix, const LatentRotarySpec&) {
+  Check("the CUDA backend has no latent attention");
+}
+
+// The engine refuses models with experts, so that none of these is reached.
+void CudaBackend::ChooseExperts(Matrix, const Weight&, const RoutingRule&) {
+  Check("the CUDA backend has no experts");
+}
+
+void CudaBackend::AddExperts(Matrix, Matrix, const ExpertBank&) {
+  Check("the CUDA backend has no experts");
+}
+
+void CudaBackend::AddGated(Matrix, Matrix, Matrix) { Check("the CUDA backend has no experts"); }
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
   RunPendingAdd();

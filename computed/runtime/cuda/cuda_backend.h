@@ -2,8 +2,8 @@
 //
 // All memory comes from an arena whose size Plan computes beforehand. Operations go to the device's
 // compute stream. In steps in which every sequence has one row (decoding), each stretch is recorded
-// as a CUDA graph the first time and replayed from then on; the number of rows is rounded up, so
-// that there are few graphs.
+// as a CUDA graph and replayed from then on; the number of rows is rounded up, so that there are
+// few graphs.
 #ifndef COMPUTED_RUNTIME_CUDA_CUDA_BACKEND_H_
 #define COMPUTED_RUNTIME_CUDA_CUDA_BACKEND_H_
 
@@ -13,7 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "computed/runtime/backend.h"
@@ -57,7 +57,6 @@ class CudaBackend : public Backend {
   void set_idle_work(std::function<void()> work) { idle_work_ = std::move(work); }
   // Stretches, as they were on the compute stream; detail: the stretch.
   LaneClock& compute_clock() { return compute_clock_; }
-  int graphs() const { return static_cast<int>(graphs_.size()); }
 
   absl::string_view name() const override { return "cuda"; }
   bool asynchronous() const override { return true; }
@@ -78,8 +77,15 @@ class CudaBackend : public Backend {
   void Project(Matrix input, std::span<const Projection> projections) override;
   void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                       const RotarySpec& spec) override;
+  void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
+  void ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
+  void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
+                            const LatentRotarySpec& spec) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
   void SwiGlu(Matrix gate, Matrix up) override;
+  void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
+  void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
+  void AddGated(Matrix residual, Matrix x, Matrix gate) override;
   void GatherLogitRows(Matrix x, Matrix out) override;
   void ArgMax(Matrix logits) override;
   void FetchLogits(Matrix logits) override;
@@ -135,8 +141,13 @@ class CudaBackend : public Backend {
   uint64_t host_logits_bytes_ = 0;
   int64_t host_logits_columns_ = 0;
 
-  // By stretch, rows and whether there are logits.
-  std::map<std::tuple<int, int, bool>, cudaGraphExec_t> graphs_;
+  // A stretch of a shape is run as it is the first time, which loads its kernels, recorded the
+  // second time and replayed from then on.
+  struct Recording {
+    bool seen = false;
+    cudaGraphExec_t graph = nullptr;
+  };
+  std::map<std::pair<int, int>, Recording> recordings_;  // by stretch and rows
 
   // Of the step in progress.
   const StepBatch* batch_ = nullptr;

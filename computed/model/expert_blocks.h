@@ -1,0 +1,50 @@
+// The mixture-of-experts feed-forward: what it reads from metadata, its tensors, and its forward
+// pass. Architectures call these for their layers with experts.
+#ifndef COMPUTED_MODEL_EXPERT_BLOCKS_H_
+#define COMPUTED_MODEL_EXPERT_BLOCKS_H_
+
+#include <vector>
+
+#include "computed/model/architecture.h"
+
+namespace gguf_offload {
+
+// Experts that every token goes through, beside those chosen for it.
+enum class SharedExperts {
+  kNone,
+  kAdded,
+  kGated,  // multiplied by sigmoid(gate h)
+};
+
+// What distinguishes one family's experts from another's.
+struct ExpertTraits {
+  ExpertGating gating = ExpertGating::kSoftmax;  // unless there is an expert_gating_func
+  bool normalize = false;                        // unless there is an expert_weights_norm
+  bool selection_bias = false;                   // exp_probs_b is used if it is there
+  bool biases = false;                           // of the router and the experts; required
+  ExpertActivation activation = ExpertActivation::kSwiGlu;
+  SharedExperts shared = SharedExperts::kNone;
+  TensorId norm = kFfnNorm;  // before the feed-forward
+};
+
+// Reads the keys expert_* and leading_dense_block_count into shape.experts. INVALID_ARGUMENT if
+// there are no experts or their numbers make no sense. `shape` is what ReadTransformerShape
+// returned. The width of the shared experts is expert_shared_feed_forward_length or else
+// expert_shared_count times that of one expert.
+absl::Status ReadExpertShape(const v1::Manifest& manifest, const ExpertTraits& traits,
+                             TransformerShape& shape);
+
+// Tensors of a feed-forward with experts, with its norm.
+void AppendExpertTensors(const TransformerShape& shape, const ExpertTraits& traits,
+                         std::vector<TensorSpec>& tensors);
+
+// Adds step.hidden to the residual stream, then the feed-forward of the sum:
+//   residual += hidden; h = norm(residual)
+//   residual += sum over the chosen experts of weight * expert(h) + gate? * shared(h)
+// where every expert, the shared ones included, is W_down activation(W_gate h, W_up h).
+void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const ExpertTraits& traits,
+                       const LayerWeights& weights, const StepActivations& step);
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_MODEL_EXPERT_BLOCKS_H_
