@@ -7,43 +7,21 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/log/log.h"
+#include "computed/engine/cuda_memory_plan.h"
 #include "computed/engine/engine.h"
-#include "computed/placement/device_placement.h"
 #include "computed/prefetch/device_weight_loader.h"
 #include "computed/prefetch/direct_file_reader.h"
 #include "computed/prefetch/parallel_copy_reader.h"
 #include "computed/prefetch/stream_reader.h"
 #include "computed/runtime/cuda/cuda_backend.h"
-#include "computed/session/forward_pass.h"
+#include "computed/runtime/cuda/cuda_status.h"
 #include "kernels/matmul/cublas_library.h"
 
 namespace gguf_offload {
 namespace {
-
-// What the driver takes after the arena has been allocated: recorded graphs, code that is loaded
-// when it first runs.
-constexpr uint64_t kDriverReserve = uint64_t{32} << 20;
-
-// A step takes at least so many tokens, unless less is asked for.
-constexpr int kLeastStepTokens = 128;
-
-uint64_t Sum(const std::vector<MemoryItem>& items) {
-  uint64_t bytes = 0;
-  for (const MemoryItem& item : items) bytes += item.bytes;
-  return bytes;
-}
-
-std::string Table(const std::vector<MemoryItem>& items) {
-  std::string table;
-  for (const MemoryItem& item : items) {
-    absl::StrAppendFormat(&table, "\n  %-28s %10.1f MiB", item.purpose, item.bytes / 1048576.0);
-  }
-  return table;
-}
 
 class CudaEngine : public Engine {
  public:
@@ -60,10 +38,10 @@ class CudaEngine : public Engine {
 
   Backend& backend() override { return *backend_; }
   WeightLoader& loader() override { return *loader_; }
-  const Placement& placement() const override { return plan_.summary; }
-  const EngineSizes& sizes() const override { return sizes_; }
-  uint64_t memory_budget() const override { return budget_; }
-  std::vector<MemoryItem> Memory() const override;
+  const Placement& placement() const override { return plan_.weights.summary; }
+  const EngineSizes& sizes() const override { return plan_.sizes; }
+  uint64_t memory_budget() const override { return budget_.bytes; }
+  std::vector<MemoryItem> Memory() const override { return plan_.items; }
   std::vector<std::string> Fallbacks() const override;
   std::optional<LinkCounters> link_counters() const override;
   uint64_t device_bytes() const override { return device_->UsedBytes(); }
@@ -71,13 +49,8 @@ class CudaEngine : public Engine {
 
  private:
   absl::Status LoadLibraries();
-  void ChooseSizes(bool smallest);
-  uint64_t RowBytes() const;
-  std::vector<MemoryItem> FixedItems() const;
-  CudaBackendConfig BackendConfig() const;
-  absl::Status PlanWeights();
   absl::Status CreateLoader();
-  absl::StatusOr<std::unique_ptr<DeviceTransport>> StagedFallback();
+  absl::StatusOr<std::unique_ptr<DeviceTransport>> NewStagedTransport();
   bool larger_than_host_memory() const;
   void ReadClocks();
   void WatchBudget();
@@ -87,13 +60,9 @@ class CudaEngine : public Engine {
   const ModelTensors& tensors_;
   const EngineOptions options_;
   Trace* const trace_;
-  EngineSizes sizes_;
-  int64_t max_columns_ = 0;  // of any matrix
-  uint64_t weight_scratch_bytes_ = 0;
-  uint64_t budget_ = 0;
-  uint64_t library_bytes_ = 0;
-  std::vector<std::string> notes_;
-  DevicePlacement plan_;
+  CudaBudget budget_;
+  std::vector<std::string> notes_;  // of Fallbacks
+  CudaMemoryPlan plan_;
   // Destroyed from the last to the first.
   std::unique_ptr<CudaDevice> device_;
   std::unique_ptr<cuda::CublasLibrary> cublas_;
@@ -119,26 +88,29 @@ absl::Status CudaEngine::Start() {
   absl::StatusOr<std::unique_ptr<CudaDevice>> device = CudaDevice::Open();
   if (!device.ok()) return device.status();
   device_ = *std::move(device);
-  budget_ = options_.gpu_memory != 0 ? options_.gpu_memory : device_->FreeBytes() / 10 * 9;
+  budget_.bytes = options_.gpu_memory != 0 ? options_.gpu_memory : device_->FreeBytes() / 10 * 9;
   if (absl::Status status = LoadLibraries(); !status.ok()) return status;
-  if (absl::Status status = PlanWeights(); !status.ok()) return status;
+  absl::StatusOr<CudaMemoryPlan> plan =
+      PlanCudaMemory(*device_, shape_, tensors_, options_, budget_, cublas_.get(),
+                     /*shared_embedding=*/source_.MappedShard(0) != nullptr);
+  if (!plan.ok()) return plan.status();
+  plan_ = *std::move(plan);
 
-  const std::vector<MemoryItem> items = FixedItems();
-  const uint64_t fixed = Sum(items) - library_bytes_ - kDriverReserve;
-  absl::StatusOr<std::unique_ptr<DeviceArena>> arena =
-      DeviceArena::Create(fixed + plan_.resident_memory + plan_.ring_memory);
+  absl::StatusOr<std::unique_ptr<DeviceArena>> arena = DeviceArena::Create(plan_.arena_bytes);
   if (!arena.ok()) return arena.status();
   arena_ = *std::move(arena);
   if (absl::Status status = CreateLoader(); !status.ok()) return status;
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
-      CudaBackend::Create(*device_, BackendConfig(), *arena_);
+      CudaBackend::Create(*device_, plan_.backend, *arena_);
   if (!backend.ok()) return backend.status();
   backend_ = *std::move(backend);
   backend_->set_idle_work([this] {
     ReadClocks();
     WatchBudget();
   });
-  return absl::OkStatus();
+  // What was put on the default stream, with which the others are not ordered, is done from here
+  // on.
+  return CudaStatus(cudaStreamSynchronize(nullptr), "preparing the GPU");
 }
 
 absl::Status CudaEngine::LoadLibraries() {
@@ -157,119 +129,10 @@ absl::Status CudaEngine::LoadLibraries() {
     if (cublas_->create(&handle) != CUBLAS_STATUS_SUCCESS) {
       return absl::InternalError("cuBLAS cannot be initialized");
     }
-    library_bytes_ = device_->UsedBytes();
+    budget_.library_bytes = device_->UsedBytes();
     cublas_->destroy(handle);
   }
-  library_bytes_ = std::max(library_bytes_, device_->UsedBytes());
-  return absl::OkStatus();
-}
-
-uint64_t CudaEngine::RowBytes() const {
-  return ForwardPass::ActivationBytes(shape_, {.max_rows = 1, .max_logit_rows = 0});
-}
-
-// Sizes that were not asked for depend on the budget, unless even the smallest hardly fit it.
-void CudaEngine::ChooseSizes(bool smallest) {
-  sizes_.context_tokens = ChooseContext(shape_, options_.context_tokens);
-  sizes_.max_sequences = options_.max_sequences;
-  sizes_.step_tokens = options_.step_tokens;
-  if (sizes_.step_tokens == 0) {
-    // A long prompt crosses the link once for each step's worth of it; a fifth of the budget.
-    sizes_.step_tokens = smallest ? kLeastStepTokens : 2048;
-    while (sizes_.step_tokens > kLeastStepTokens && sizes_.step_tokens * RowBytes() > budget_ / 5) {
-      sizes_.step_tokens /= 2;
-    }
-    sizes_.step_tokens = std::max(sizes_.step_tokens, sizes_.max_sequences);
-  }
-  sizes_.evaluate_rows = std::min(16, sizes_.step_tokens);
-
-  int64_t kv_tokens = options_.kv_tokens;
-  if (kv_tokens == 0) {
-    const uint64_t token_bytes =
-        uint64_t{2} * shape_.layers * shape_.kv_heads * (shape_.key_dim + shape_.value_dim);
-    kv_tokens = smallest ? sizes_.context_tokens
-                         : std::clamp<int64_t>(budget_ / 4 / token_bytes, sizes_.context_tokens,
-                                               int64_t{4} * sizes_.context_tokens);
-  }
-  sizes_.kv_pages = static_cast<int>((kv_tokens + cuda::kPageTokens - 1) / cuda::kPageTokens);
-
-  // Larger parts of weights make better products, but a sixteenth of the budget is enough.
-  int64_t max_columns = 0;
-  uint64_t largest = 0;
-  for (const auto& group : tensors_.groups) {
-    for (const ModelTensor& tensor : group) {
-      if (tensor.is_vector()) continue;
-      max_columns = std::max(max_columns, tensor.columns);
-      if (tensor.id == kTokenEmbedding) continue;
-      largest = std::max<uint64_t>(largest, tensor.columns * tensor.rows * sizeof(uint16_t));
-    }
-  }
-  const uint64_t least = cuda::HalfMatMul::LeastWeightBytes(max_columns);
-  max_columns_ = max_columns;
-  weight_scratch_bytes_ = smallest
-                              ? least
-                              : std::clamp<uint64_t>(std::min(largest, budget_ / 16), least,
-                                                     std::max<uint64_t>(least, uint64_t{64} << 20));
-}
-
-CudaBackendConfig CudaEngine::BackendConfig() const {
-  return CudaBackendConfig{.kv = KvShapeOf(shape_),
-                           .kv_pages = sizes_.kv_pages,
-                           .heads = shape_.heads,
-                           .max_columns = max_columns_,
-                           .max_rows = sizes_.step_tokens,
-                           .max_logit_rows = sizes_.max_logit_rows(),
-                           .max_sequences = sizes_.max_sequences,
-                           .precision = options_.activations == ActivationPrecision::kFloat16
-                                            ? cuda::Precision::kHalf
-                                            : cuda::Precision::kInt8,
-                           .weight_scratch_bytes = weight_scratch_bytes_,
-                           .cublas = cublas_.get()};
-}
-
-// All but the weights.
-std::vector<MemoryItem> CudaEngine::FixedItems() const {
-  std::vector<MemoryItem> items = {{"CUDA libraries", library_bytes_},
-                                   {"reserve for the driver", kDriverReserve}};
-  uint64_t activations = 0;
-  for (const auto& [rows, columns] : ForwardPass::ActivationShapes(
-           shape_, {.max_rows = sizes_.step_tokens, .max_logit_rows = sizes_.max_logit_rows()})) {
-    activations += CudaBackend::MatrixBytes(rows, columns);
-  }
-  items.push_back({absl::StrCat("activations of ", sizes_.step_tokens, " tokens"), activations});
-  for (const auto& [purpose, bytes] : CudaBackend::Plan(*device_, BackendConfig())) {
-    items.push_back({purpose, bytes});
-  }
-  return items;
-}
-
-absl::Status CudaEngine::PlanWeights() {
-  const int64_t largest_head = std::max(shape_.key_dim, shape_.value_dim);
-  if (largest_head > cuda::kMaxHeadDim) {
-    return absl::UnimplementedError(absl::StrCat("the CUDA backend has attention heads of up to ",
-                                                 cuda::kMaxHeadDim, " elements, the model ",
-                                                 largest_head));
-  }
-  const uint64_t least = LeastWeightMemory(tensors_);
-  ChooseSizes(/*smallest=*/false);
-  if (Sum(FixedItems()) + least > budget_) ChooseSizes(/*smallest=*/true);
-  std::vector<MemoryItem> items = FixedItems();
-  const uint64_t fixed = Sum(items);
-  if (fixed + least > budget_) {
-    items.push_back({"vectors and ring of layers", least});
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "a GPU memory budget of ", budget_ >> 20, " MiB is too small for this model with ",
-        sizes_.step_tokens, " tokens a step (--step-tokens), ", sizes_.kv_pages * cuda::kPageTokens,
-        " tokens in the KV cache (--kv-tokens) and ", sizes_.max_sequences,
-        " sequences (--max-sequences). It takes:", Table(items),
-        absl::StrFormat("\n  %-28s %10.1f MiB", "smallest budget", (fixed + least) / 1048576.0)));
-  }
-  absl::StatusOr<DevicePlacement> plan =
-      PlanDevicePlacement(tensors_, {.weight_memory = budget_ - fixed,
-                                     .max_resident = options_.resident_weights,
-                                     .shared_embedding = source_.MappedShard(0) != nullptr});
-  if (!plan.ok()) return plan.status();
-  plan_ = *std::move(plan);
+  budget_.library_bytes = std::max(budget_.library_bytes, device_->UsedBytes());
   return absl::OkStatus();
 }
 
@@ -280,7 +143,7 @@ bool CudaEngine::larger_than_host_memory() const {
   return bytes > memory / 10 * 9;
 }
 
-absl::StatusOr<std::unique_ptr<DeviceTransport>> CudaEngine::StagedFallback() {
+absl::StatusOr<std::unique_ptr<DeviceTransport>> CudaEngine::NewStagedTransport() {
   std::unique_ptr<HostReader> reader;
   if (source_.MappedShard(0) == nullptr) {
     reader = NewStreamReader(source_);
@@ -313,7 +176,10 @@ absl::Status CudaEngine::CreateLoader() {
       options.registered = registered->get();
       options.transport = *std::move(registered);
       if (options_.transport == Transport::kAuto) {
-        options.fallback = [this] { return StagedFallback(); };
+        options.fallback = [this](const absl::Status& why) {
+          Log(LogLevel::kWarning, "weights are copied through pinned memory", {{"why", why}});
+          return NewStagedTransport();
+        };
       }
     } else if (options_.transport == Transport::kRegistered) {
       return registered.status();
@@ -323,7 +189,7 @@ absl::Status CudaEngine::CreateLoader() {
     }
   }
   if (options.transport == nullptr) {
-    absl::StatusOr<std::unique_ptr<DeviceTransport>> staged = StagedFallback();
+    absl::StatusOr<std::unique_ptr<DeviceTransport>> staged = NewStagedTransport();
     if (!staged.ok()) return staged.status();
     options.transport = *std::move(staged);
     if (!mapped) {
@@ -334,8 +200,8 @@ absl::Status CudaEngine::CreateLoader() {
     }
   }
   for (const std::string& note : notes_) Log(LogLevel::kWarning, note);
-  absl::StatusOr<std::unique_ptr<DeviceWeightLoader>> loader =
-      DeviceWeightLoader::Create(*device_, source_, tensors_, plan_, *arena_, std::move(options));
+  absl::StatusOr<std::unique_ptr<DeviceWeightLoader>> loader = DeviceWeightLoader::Create(
+      *device_, source_, tensors_, plan_.weights, *arena_, std::move(options));
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);
   return absl::OkStatus();
@@ -347,34 +213,28 @@ void CudaEngine::WatchBudget() {
   if (over_budget_ || now - budget_checked_ < absl::Seconds(1)) return;
   budget_checked_ = now;
   const uint64_t used = device_->UsedBytes();
-  over_budget_ = used > budget_;
+  over_budget_ = used > budget_.bytes;
   if (over_budget_) {
     Log(LogLevel::kError, "the driver counts more GPU memory than the budget",
-        {{"driver_bytes", used}, {"budget_bytes", budget_}});
+        {{"driver_bytes", used}, {"budget_bytes", budget_.bytes}});
   }
 }
 
 absl::Status CudaEngine::Finish() {
   const uint64_t used = device_->UsedBytes();
-  Log(used > budget_ ? LogLevel::kError : LogLevel::kInfo, "GPU memory",
+  uint64_t planned = 0;
+  for (const MemoryItem& item : plan_.items) planned += item.bytes;
+  Log(used > budget_.bytes ? LogLevel::kError : LogLevel::kInfo, "GPU memory",
       {{"gpu", device_->name()},
-       {"budget_bytes", budget_},
-       {"planned_bytes", Sum(Memory())},
+       {"budget_bytes", budget_.bytes},
+       {"planned_bytes", planned},
        {"driver_bytes", used}});
-  if (used > budget_) {
+  if (used > budget_.bytes) {
     return absl::ResourceExhaustedError(absl::StrCat("the driver counts ", used >> 20,
                                                      " MiB of GPU memory, the budget is ",
-                                                     budget_ >> 20, " MiB"));
+                                                     budget_.bytes >> 20, " MiB"));
   }
   return absl::OkStatus();
-}
-
-std::vector<MemoryItem> CudaEngine::Memory() const {
-  std::vector<MemoryItem> items = FixedItems();
-  items.push_back({"vectors and resident weights", plan_.resident_memory});
-  items.push_back(
-      {absl::StrCat("ring of ", plan_.summary.ring_slots, " slots"), plan_.ring_memory});
-  return items;
 }
 
 std::vector<std::string> CudaEngine::Fallbacks() const {

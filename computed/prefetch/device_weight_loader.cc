@@ -279,7 +279,7 @@ absl::Status DeviceWeightLoader::CopyWith(const Transfer& transfer, uint8_t* des
   const absl::Time deadline = absl::Now() + kPatience;
   absl::Status status = options_.transport->Copy(transfer.runs, destination, deadline);
   if (!absl::IsFailedPrecondition(status) || options_.fallback == nullptr) return status;
-  absl::StatusOr<std::unique_ptr<DeviceTransport>> other = options_.fallback();
+  absl::StatusOr<std::unique_ptr<DeviceTransport>> other = options_.fallback(status);
   if (!other.ok()) return other.status();
   {
     absl::MutexLock lock(&mutex_);

@@ -37,7 +37,7 @@ struct DeviceWeightLoaderOptions {
   // The transport to begin with. If it turns out that it cannot copy (FAILED_PRECONDITION),
   // `fallback` makes another, once; may be null.
   std::unique_ptr<DeviceTransport> transport;
-  std::function<absl::StatusOr<std::unique_ptr<DeviceTransport>>()> fallback;
+  std::function<absl::StatusOr<std::unique_ptr<DeviceTransport>>(const absl::Status& why)> fallback;
   // Reads the embedding where it lies; null if it has to be held in pinned memory. Owned by
   // `transport`.
   RegisteredTransport* registered = nullptr;

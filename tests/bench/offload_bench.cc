@@ -120,7 +120,7 @@ class MemoryWatch {
       cudaSetDevice(0);
       while (!done_) {
         Sample();
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
       }
     });
   }

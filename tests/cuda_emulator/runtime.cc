@@ -345,7 +345,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   std::shared_ptr<Recording> last = Of(event).Last();
   if (last == nullptr) return cudaSuccess;
   std::lock_guard lock(last->mutex);
-  return last->done ? cudaSuccess : cudaErrorNotReady;
+  return last->done ? cudaSuccess : Fail(cudaErrorNotReady);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   std::shared_ptr<Recording> from = Of(start).Last(), to = Of(end).Last();

@@ -113,7 +113,8 @@ absl::Status CudaBackend::Allocate() {
   uint8_t* const zeros = *memory + partial_bytes;
   decode_workspace_.counters = reinterpret_cast<unsigned int*>(zeros);
   argmax_cells_ = reinterpret_cast<cuda::ArgMaxCell*>(zeros + CounterBytes(config_));
-  absl::Status status = CudaStatus(cudaMemset(zeros, 0, zero_bytes), "clearing counters");
+  absl::Status status =
+      CudaStatus(cudaMemsetAsync(zeros, 0, zero_bytes, stream_), "clearing counters");
   if (!status.ok()) return status;
 
   void* largest = nullptr;

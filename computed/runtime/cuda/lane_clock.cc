@@ -45,8 +45,11 @@ void LaneClock::End() {
 std::vector<LaneClock::Interval> LaneClock::Harvest(cudaEvent_t anchor) {
   absl::MutexLock lock(&mutex_);
   std::vector<Interval> intervals;
-  while (!pending_.empty() && pending_.front().ended &&
-         cudaEventQuery(pending_.front().end) == cudaSuccess) {
+  while (!pending_.empty() && pending_.front().ended) {
+    if (cudaEventQuery(pending_.front().end) != cudaSuccess) {
+      cudaGetLastError();  // "not ready" would be found by whoever looks for errors next
+      break;
+    }
     const Pending& next = pending_.front();
     const bool same_step = last_.end != nullptr && last_.step == next.step;
     intervals.push_back(

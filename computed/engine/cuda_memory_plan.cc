@@ -1,0 +1,163 @@
+#include "computed/engine/cuda_memory_plan.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "computed/session/forward_pass.h"
+
+namespace gguf_offload {
+namespace {
+
+// What the driver takes after the arena has been allocated: recorded graphs, code that is loaded
+// when it first runs.
+constexpr uint64_t kDriverReserve = uint64_t{32} << 20;
+
+// A step takes at least so many tokens, unless less is asked for.
+constexpr int kLeastStepTokens = 128;
+
+uint64_t Sum(const std::vector<MemoryItem>& items) {
+  uint64_t bytes = 0;
+  for (const MemoryItem& item : items) bytes += item.bytes;
+  return bytes;
+}
+
+std::string Table(const std::vector<MemoryItem>& items) {
+  std::string table;
+  for (const MemoryItem& item : items) {
+    absl::StrAppendFormat(&table, "\n  %-28s %10.1f MiB", item.purpose, item.bytes / 1048576.0);
+  }
+  return table;
+}
+
+// Sizes that were not asked for: what the budget allows, or the smallest that make sense.
+EngineSizes ChooseSizes(const TransformerShape& shape, const EngineOptions& options,
+                        uint64_t budget, bool smallest) {
+  EngineSizes sizes{.context_tokens = ChooseContext(shape, options.context_tokens),
+                    .step_tokens = options.step_tokens,
+                    .max_sequences = options.max_sequences};
+  if (sizes.step_tokens == 0) {
+    // A long prompt crosses the link once for each step's worth of it; a fifth of the budget.
+    const uint64_t row_bytes =
+        ForwardPass::ActivationBytes(shape, {.max_rows = 1, .max_logit_rows = 0});
+    sizes.step_tokens = smallest ? kLeastStepTokens : 2048;
+    while (sizes.step_tokens > kLeastStepTokens && sizes.step_tokens * row_bytes > budget / 5) {
+      sizes.step_tokens /= 2;
+    }
+    sizes.step_tokens = std::max(sizes.step_tokens, sizes.max_sequences);
+  }
+  sizes.evaluate_rows = std::min(16, sizes.step_tokens);
+
+  int64_t kv_tokens = options.kv_tokens;
+  if (kv_tokens == 0) {
+    const uint64_t token_bytes =
+        uint64_t{2} * shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim);
+    kv_tokens = smallest ? sizes.context_tokens
+                         : std::clamp<int64_t>(budget / 4 / token_bytes, sizes.context_tokens,
+                                               int64_t{4} * sizes.context_tokens);
+  }
+  sizes.kv_pages = static_cast<int>((kv_tokens + cuda::kPageTokens - 1) / cuda::kPageTokens);
+  return sizes;
+}
+
+CudaBackendConfig ConfigureBackend(const TransformerShape& shape, const ModelTensors& tensors,
+                                   const EngineOptions& options, const EngineSizes& sizes,
+                                   uint64_t budget, bool smallest) {
+  CudaBackendConfig config{.kv = KvShapeOf(shape),
+                           .kv_pages = sizes.kv_pages,
+                           .heads = shape.heads,
+                           .max_rows = sizes.step_tokens,
+                           .max_logit_rows = sizes.max_logit_rows(),
+                           .max_sequences = sizes.max_sequences,
+                           .precision = options.activations == ActivationPrecision::kFloat16
+                                            ? cuda::Precision::kHalf
+                                            : cuda::Precision::kInt8};
+  uint64_t largest = 0;
+  for (const auto& group : tensors.groups) {
+    for (const ModelTensor& tensor : group) {
+      if (tensor.is_vector()) continue;
+      config.max_columns = std::max(config.max_columns, tensor.columns);
+      if (tensor.id == kTokenEmbedding) continue;
+      largest = std::max<uint64_t>(largest, tensor.columns * tensor.rows * sizeof(uint16_t));
+    }
+  }
+  // Larger parts of weights make better products, but a sixteenth of the budget is enough.
+  const uint64_t least = cuda::HalfMatMul::LeastWeightBytes(config.max_columns);
+  config.weight_scratch_bytes = least;
+  if (!smallest) {
+    config.weight_scratch_bytes = std::clamp<uint64_t>(
+        std::min(largest, budget / 16), least, std::max<uint64_t>(least, uint64_t{64} << 20));
+  }
+  return config;
+}
+
+// All but the weights.
+std::vector<MemoryItem> FixedItems(const CudaDevice& device, const TransformerShape& shape,
+                                   const CudaMemoryPlan& plan, uint64_t library_bytes) {
+  const EngineSizes& sizes = plan.sizes;
+  uint64_t activations = 0;
+  for (const auto& [rows, columns] : ForwardPass::ActivationShapes(
+           shape, {.max_rows = sizes.step_tokens, .max_logit_rows = sizes.max_logit_rows()})) {
+    activations += CudaBackend::MatrixBytes(rows, columns);
+  }
+  std::vector<MemoryItem> items = {
+      {"CUDA libraries", library_bytes},
+      {"reserve for the driver", kDriverReserve},
+      {absl::StrCat("activations of ", sizes.step_tokens, " tokens"), activations}};
+  for (const auto& [purpose, bytes] : CudaBackend::Plan(device, plan.backend)) {
+    items.push_back({purpose, bytes});
+  }
+  return items;
+}
+
+absl::Status TooSmall(std::vector<MemoryItem> items, uint64_t least_weights,
+                      const EngineSizes& sizes, uint64_t budget) {
+  items.push_back({"vectors and ring of layers", least_weights});
+  const uint64_t needed = Sum(items);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "a GPU memory budget of ", budget >> 20, " MiB is too small for this model with ",
+      sizes.step_tokens, " tokens a step (--step-tokens), ", sizes.kv_pages * cuda::kPageTokens,
+      " tokens in the KV cache (--kv-tokens) and ", sizes.max_sequences,
+      " sequences (--max-sequences). It takes:", Table(items),
+      absl::StrFormat("\n  %-28s %10.1f MiB", "smallest budget", needed / 1048576.0)));
+}
+
+}  // namespace
+
+absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
+    const CudaDevice& device, const TransformerShape& shape, const ModelTensors& tensors,
+    const EngineOptions& options, const CudaBudget& budget, const cuda::CublasLibrary* cublas,
+    bool shared_embedding) {
+  const int64_t largest_head = std::max(shape.key_dim, shape.value_dim);
+  if (largest_head > cuda::kMaxHeadDim) {
+    return absl::UnimplementedError(absl::StrCat("the CUDA backend has attention heads of up to ",
+                                                 cuda::kMaxHeadDim, " elements, the model ",
+                                                 largest_head));
+  }
+  const uint64_t least_weights = LeastWeightMemory(tensors);
+  CudaMemoryPlan plan;
+  for (bool smallest : {false, true}) {
+    plan.sizes = ChooseSizes(shape, options, budget.bytes, smallest);
+    plan.backend = ConfigureBackend(shape, tensors, options, plan.sizes, budget.bytes, smallest);
+    plan.backend.cublas = cublas;
+    plan.items = FixedItems(device, shape, plan, budget.library_bytes);
+    if (Sum(plan.items) + least_weights <= budget.bytes) break;
+    if (smallest) return TooSmall(plan.items, least_weights, plan.sizes, budget.bytes);
+  }
+  const uint64_t fixed = Sum(plan.items);
+  absl::StatusOr<DevicePlacement> weights =
+      PlanDevicePlacement(tensors, {.weight_memory = budget.bytes - fixed,
+                                    .max_resident = options.resident_weights,
+                                    .shared_embedding = shared_embedding});
+  if (!weights.ok()) return weights.status();
+  plan.weights = *std::move(weights);
+  plan.items.push_back({"vectors and resident weights", plan.weights.resident_memory});
+  plan.items.push_back({absl::StrCat("ring of ", plan.weights.summary.ring_slots, " slots"),
+                        plan.weights.ring_memory});
+  plan.arena_bytes = Sum(plan.items) - budget.library_bytes - kDriverReserve;
+  return plan;
+}
+
+}  // namespace gguf_offload
