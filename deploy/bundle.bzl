@@ -1,3 +1,6 @@
-"""How programs find the shared libraries that travel with them: in lib/ beside their folder."""
+"""How programs find the shared libraries that travel with them: in lib/ beside their folder.
 
-BUNDLE_LINKOPTS = ["-Wl,-rpath,'$$ORIGIN/../lib'"]
+An old-fashioned RPATH, because it also counts for what the libraries themselves need.
+"""
+
+BUNDLE_LINKOPTS = ["-Wl,--disable-new-dtags,-rpath,'$$ORIGIN/../lib'"]
