@@ -1,7 +1,6 @@
 // Copies from the mappings of a source that shares its pages, with several threads: one does not
-// come near what the memory, let alone a GPU's link, can take (memcpy on a server with an H200: 8.6
-// GB/s with one thread, 32 with four, 47 with eight). Stores that bypass the caches make each
-// thread faster (on two cores of a virtual machine: 10 to 18 GB/s for one, 15 to 23 for two).
+// come near what the memory, let alone a GPU's link, can take. Stores that bypass the caches make
+// each thread faster (on two cores of a virtual machine: 10 to 18 GB/s for one, 15 to 23 for two).
 #ifndef COMPUTED_PREFETCH_PARALLEL_COPY_READER_H_
 #define COMPUTED_PREFETCH_PARALLEL_COPY_READER_H_
 
