@@ -66,7 +66,8 @@ passed=$(count '^\[       OK \] ' ' \.\.\. ok$')
 failed=$(count '^\[  FAILED  \] .* \([0-9]+ ms\)$' ' \.\.\. (FAIL|ERROR)$')
 skipped_lines='^\[  SKIPPED \] .* \([0-9]+ ms\)$| \.\.\. skipped '
 skipped=$(cat "$results"/*.log | grep -cE "$skipped_lines")
-grep -hE "$skipped_lines" "$results"/*.log
+# With the reason, which GoogleTest prints in the lines before.
+grep -hE -B2 "$skipped_lines" "$results"/*.log | grep -vE '^(--|$|\[ RUN)|: Skipped$'
 grep -hE '^(ERROR SUMMARY|========= ERROR SUMMARY)' "$results"/*.log | sort | uniq -c
 # A program that died has cases that were not counted.
 [ "$failed_programs" -gt "$failed" ] && failed=$failed_programs
