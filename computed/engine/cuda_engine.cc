@@ -41,7 +41,7 @@ class CudaEngine : public Engine {
   const Placement& placement() const override { return plan_.weights.summary; }
   const EngineSizes& sizes() const override { return plan_.sizes; }
   uint64_t memory_budget() const override { return budget_.bytes; }
-  std::vector<MemoryItem> Memory() const override { return plan_.items; }
+  std::vector<MemoryItem> Memory() const override;
   std::vector<std::string> Fallbacks() const override;
   std::optional<LinkCounters> link_counters() const override;
   uint64_t device_bytes() const override { return device_->UsedBytes(); }
@@ -151,7 +151,10 @@ absl::StatusOr<std::unique_ptr<DeviceTransport>> CudaEngine::NewStagedTransport(
              (options_.transport == Transport::kAuto && larger_than_host_memory())) {
     absl::StatusOr<std::unique_ptr<HostReader>> direct = NewDirectFileReader(source_);
     if (!direct.ok() && options_.transport == Transport::kDirectIo) return direct.status();
-    if (direct.ok()) reader = *std::move(direct);
+    if (direct.ok()) {
+      reader = *std::move(direct);
+      if (std::string note = reader->note(); !note.empty()) notes_.push_back(std::move(note));
+    }
   }
   if (reader == nullptr) {
     absl::StatusOr<std::unique_ptr<HostReader>> copies = NewParallelCopyReader(source_);
@@ -235,6 +238,12 @@ absl::Status CudaEngine::Finish() {
                                                      budget_.bytes >> 20, " MiB"));
   }
   return absl::OkStatus();
+}
+
+std::vector<MemoryItem> CudaEngine::Memory() const {
+  std::vector<MemoryItem> items = plan_.items;
+  items.push_back({"pinned host memory", loader_->memory_bytes()});
+  return items;
 }
 
 std::vector<std::string> CudaEngine::Fallbacks() const {

@@ -136,6 +136,15 @@ absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
                                                  cuda::kMaxHeadDim, " elements, the model ",
                                                  largest_head));
   }
+  for (const auto& group : tensors.groups) {
+    for (const ModelTensor& tensor : group) {
+      const bool looked_up = tensor.id == kTokenEmbedding && !tensors.tied_head;
+      if (tensor.is_vector() || looked_up || cuda::MatMul::Supports(tensor.type)) continue;
+      return absl::UnimplementedError(absl::StrCat("the CUDA backend does not multiply ",
+                                                   tensor.name, ", which is of type ",
+                                                   std::string(quant::FormatOf(tensor.type).name)));
+    }
+  }
   const uint64_t least_weights = LeastWeightMemory(tensors);
   CudaMemoryPlan plan;
   for (bool smallest : {false, true}) {

@@ -272,6 +272,4 @@ uint64_t LeastWeightMemory(const ModelTensors& tensors) {
   return Planner(tensors, {}).LeastMemory();
 }
 
-uint64_t FullWeightMemory(const ModelTensors& tensors) { return Planner(tensors, {}).FullMemory(); }
-
 }  // namespace gguf_offload

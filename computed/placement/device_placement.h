@@ -47,8 +47,6 @@ absl::StatusOr<DevicePlacement> PlanDevicePlacement(const ModelTensors& tensors,
 
 // The least weight_memory with which PlanDevicePlacement succeeds.
 uint64_t LeastWeightMemory(const ModelTensors& tensors);
-// Weight memory with which everything is resident.
-uint64_t FullWeightMemory(const ModelTensors& tensors);
 
 }  // namespace gguf_offload
 
