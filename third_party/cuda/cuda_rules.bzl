@@ -16,7 +16,12 @@ def _nvcc_command(ctx, src, object, includes):
         flags.append("-gencode=arch=compute_{0},code=sm_{0}".format(arch))
     if len(archs) > 1:
         flags.append("-gencode=arch=compute_{0},code=compute_{0}".format(archs[-1]))
-    return "%s/bin/nvcc -c %s -o %s %s" % (
+
+    # Its temporary files are named by its process id, which is the same in every sandbox while /tmp
+    # is one for all: two compilations at a time would overwrite each other's.
+    return "mkdir -p %s.tmp && TMPDIR=$PWD/%s.tmp %s/bin/nvcc -c %s -o %s %s" % (
+        object.path,
+        object.path,
         CUDA_HOME,
         src.path,
         object.path,
