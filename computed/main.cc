@@ -18,7 +18,11 @@
 #include "common/byte_size/byte_size.h"
 #include "common/daemon/daemon.h"
 #include "common/daemon/flags.h"
+#include "common/daemon/server_flags.h"
+#include "common/daemon/tls.h"
 #include "common/log/log.h"
+#include "common/metrics/daemon_metrics.h"
+#include "computed/metrics/worker_metrics.h"
 #include "computed/service/diagnostics_service.h"
 #include "computed/service/inference_service.h"
 #include "computed/worker_process.h"
@@ -57,8 +61,8 @@ ABSL_FLAG(
     "pinned memory) or direct-io (from the disk past the page cache)");
 ABSL_FLAG(absl::Duration, attach_timeout, absl::Seconds(60),
           "How long to wait for the weight daemon at start");
-ABSL_FLAG(absl::Duration, grace, absl::Seconds(30),
-          "How long running requests may take to finish after SIGTERM");
+ABSL_FLAG(std::string, tls_server_name, "",
+          "What the certificate of --weights=HOST:PORT has to name, if not HOST");
 
 namespace gguf_offload {
 namespace {
@@ -147,14 +151,37 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
     bytes = *parsed;
   }
   options.attach_timeout = absl::GetFlag(FLAGS_attach_timeout);
+  options.flags = ServerFlagValues();
   for (const char* name :
        {"weights", "model", "listen", "backend", "activations", "threads", "context_tokens",
         "kv_tokens", "step_tokens", "max_sequences", "max_waiting", "host_memory", "gpu_memory",
-        "resident_weights", "transport", "attach_timeout", "grace"}) {
+        "resident_weights", "transport", "attach_timeout", "tls_server_name"}) {
     options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
         absl::FindCommandLineFlag(name)->CurrentValue();
   }
   return options;
+}
+
+// The same certificate serves towards clients and towards the weight daemon.
+absl::Status UseTls(const ServerFlags& server, WorkerOptions& options) {
+  if (!server.tls.has_value()) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
+      MutualTlsChannelCredentials(*server.tls);
+  if (!credentials.ok()) return credentials.status();
+  options.credentials = *std::move(credentials);
+  options.server_name = absl::GetFlag(FLAGS_tls_server_name);
+  return absl::OkStatus();
+}
+
+// Shows what there is to show, from before the worker is attached on.
+absl::Status ServeMetrics(const ServerFlags& server, const std::shared_ptr<WorkerMetrics>& worker,
+                          DaemonMetrics& metrics) {
+  metrics.Add(worker);
+  for (const char* service :
+       {v1::InferenceService::service_full_name(), v1::DiagnosticsService::service_full_name()}) {
+    metrics.rpc().Announce(service);
+  }
+  return server.metrics.has_value() ? metrics.Serve(*server.metrics) : absl::OkStatus();
 }
 
 // Ends the process on SIGTERM or SIGINT for as long as it lives: while the worker starts there is
@@ -193,11 +220,23 @@ int Main(int argc, char** argv) {
   }
   absl::StatusOr<WorkerOptions> options = OptionsFromFlags();
   if (!options.ok()) return Fail(options.status());
-  absl::StatusOr<HostPort> listen = ParseHostPort(absl::GetFlag(FLAGS_listen));
-  if (!listen.ok()) return Fail(listen.status());
+  absl::StatusOr<ServerFlags> server = ParseServerFlags(absl::GetFlag(FLAGS_listen));
+  if (!server.ok()) return Fail(server.status());
+  SetLogFormat(server->log_format);
+  SetLogLevel(server->log_level);
+  auto credentials = ServerCredentialsFor(*server);
+  if (!credentials.ok()) return Fail(credentials.status());
+  if (absl::Status status = UseTls(*server, *options); !status.ok()) return Fail(status);
 
   BlockTerminationSignals();
-  CallGate gate;
+  CallGate gate(server->calls_per_client);
+  DaemonMetrics metrics("computed", &gate);
+  const auto worker_metrics = std::make_shared<WorkerMetrics>(metrics.registry());
+  if (absl::Status status = ServeMetrics(*server, worker_metrics, metrics); !status.ok()) {
+    return Fail(status);
+  }
+  options->events = worker_metrics.get();
+  options->source_counters = &worker_metrics->source_counters();
   std::unique_ptr<WorkerProcess> worker;
   std::unique_ptr<InferenceServiceImpl> inference;
   std::unique_ptr<WorkerDiagnosticsService> diagnostics;
@@ -213,17 +252,23 @@ int Main(int argc, char** argv) {
     inference = std::make_unique<InferenceServiceImpl>(worker->view());
     diagnostics = std::make_unique<WorkerDiagnosticsService>(worker->view());
     absl::StatusOr<std::unique_ptr<Daemon>> started =
-        Daemon::Start({.listen = *listen,
+        Daemon::Start({.listen = server->listen,
+                       .credentials = *std::move(credentials),
                        .services = {inference.get(), diagnostics.get(), &stages},
                        .health_names = {"gguf_offload.v1.InferenceService"},
                        .gate = &gate,
-                       .grace = absl::GetFlag(FLAGS_grace)});
+                       .grace = server->grace,
+                       .admin = server->admin,
+                       .metrics = metrics.address(),
+                       .call_metrics = [&] { return metrics.rpc().NewInterceptorFactory(); }});
     if (!started.ok()) return Fail(started.status());
     daemon = *std::move(started);
   }
+  worker_metrics->Watch(&worker->view());
   daemon->Announce();
   const int code = daemon->ServeUntilSignal();
   daemon.reset();
+  worker_metrics->Watch(nullptr);
   return code;
 }
 

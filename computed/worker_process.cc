@@ -35,8 +35,11 @@ absl::Status WorkerProcess::LoadModel() {
       WeightSource::Attach({.address = options_.weights,
                             .model = options_.model,
                             .worker = WorkerName(),
+                            .credentials = options_.credentials,
+                            .server_name = options_.server_name,
                             .attach_timeout = options_.attach_timeout,
-                            .log = [](std::string_view line) { Log(LogLevel::kInfo, line); }});
+                            .log = [](std::string_view line) { Log(LogLevel::kInfo, line); },
+                            .counters = options_.source_counters});
   if (!source.ok()) return source.status();
   source_ = *std::move(source);
   const v1::Manifest& manifest = source_->manifest();
@@ -99,15 +102,20 @@ absl::Status WorkerProcess::StartSession() {
   forward_ = *std::move(forward);
   if (absl::Status status = engine_->Finish(); !status.ok()) return status;
   session_ = std::make_unique<InferenceSession>(
-      InferenceSessionOptions{.vocabulary = shape.vocabulary,
-                              .context_tokens = sizes.context_tokens,
-                              .kv_pages = sizes.kv_pages,
-                              .step_tokens = sizes.step_tokens,
-                              .evaluate_rows = sizes.evaluate_rows,
-                              .max_sequences = sizes.max_sequences,
-                              .max_waiting = options_.max_waiting},
+      InferenceSessionOptions{
+          .vocabulary = shape.vocabulary,
+          .context_tokens = sizes.context_tokens,
+          .kv_pages = sizes.kv_pages,
+          .step_tokens = sizes.step_tokens,
+          .evaluate_rows = sizes.evaluate_rows,
+          .max_sequences = sizes.max_sequences,
+          .max_waiting = options_.max_waiting,
+          .on_requests =
+              [this](std::vector<std::string> ids) { source_->SetRequestIds(std::move(ids)); },
+          .events = options_.events},
       *forward_, tokenizer_.get(), [this] { return source_->CheckIntact(); }, &trace_);
 
+  if (options_.events != nullptr) view_.events = options_.events;
   view_.source = source_.get();
   view_.architecture = architecture_.get();
   view_.tensors = &tensors_;

@@ -3,6 +3,8 @@
 #ifndef COMPUTED_WORKER_PROCESS_H_
 #define COMPUTED_WORKER_PROCESS_H_
 
+#include <grpcpp/security/credentials.h>
+
 #include <map>
 #include <memory>
 #include <string>
@@ -17,12 +19,18 @@ namespace gguf_offload {
 struct WorkerOptions {
   std::string weights;  // "unix:PATH" or "HOST:PORT"
   std::string model;
+  // TLS of a HOST:PORT, none if null; and what the daemon's certificate names, if not the host.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  std::string server_name;
   bool cuda = false;         // run on the GPU
   bool cpu_instead = false;  // or on the CPU, if the GPU cannot run such a model
   EngineOptions engine;
   std::string activations;  // as the flag has it
   int max_waiting = 64;
   absl::Duration attach_timeout = absl::Seconds(60);
+  // Told what happens. Not owned, must outlive the worker; may be null.
+  SessionEvents* events = nullptr;
+  SourceCounters* source_counters = nullptr;
   std::map<std::string, std::string> flags;  // for GetConfig
 };
 

@@ -17,12 +17,12 @@
 #include "absl/time/time.h"
 #include "common/daemon/daemon.h"
 #include "common/daemon/flags.h"
+#include "common/daemon/server_flags.h"
 #include "common/log/log.h"
 #include "weightd/service/weight_daemon.h"
 
 ABSL_FLAG(std::string, model_dir, "", "Folder whose *.gguf files are all served, by file name.");
-ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
-          "HOST:PORT to serve gRPC on, without transport security; port 0 picks one.");
+ABSL_FLAG(std::string, listen, "127.0.0.1:50051", "HOST:PORT to serve gRPC on; port 0 picks one.");
 ABSL_FLAG(std::string, socket, "",
           "Path of the Unix socket for workers on this host; empty for none.");
 ABSL_FLAG(std::vector<std::string>, allow_uid, {},
@@ -31,8 +31,9 @@ ABSL_FLAG(std::string, residency, "lazy",
           "lazy: pages come in when used; warm: populated at start; lock: also locked in memory.");
 ABSL_FLAG(std::vector<std::string>, allow_load_from, {},
           "Folders that LoadModel may load from, besides those of --model-dir and --model.");
-ABSL_FLAG(absl::Duration, grace, absl::Seconds(30),
-          "How long running calls may take to finish after SIGTERM.");
+ABSL_FLAG(absl::Duration, rescan_interval, absl::Seconds(5),
+          "How often to look for changed files, which are loaded once they have come to rest; 0 for "
+          "never. SIGHUP loads everything anew.");
 ABSL_FLAG(absl::Duration, stream_timeout, absl::Seconds(60),
           "A stream that owes data and has not moved for so long is ended.");
 
@@ -95,11 +96,18 @@ absl::StatusOr<WeightDaemon::Options> ParseOptions(std::vector<std::string> word
   auto models = ParseModels(*model_flags);
   if (!models.ok()) return models.status();
   options.models = *std::move(models);
-  auto listen = ParseHostPort(absl::GetFlag(FLAGS_listen));
-  if (!listen.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--listen: ", listen.status().message()));
-  }
-  options.listen = *std::move(listen);
+  auto server = ParseServerFlags(absl::GetFlag(FLAGS_listen));
+  if (!server.ok()) return server.status();
+  SetLogFormat(server->log_format);
+  SetLogLevel(server->log_level);
+  auto credentials = ServerCredentialsFor(*server);
+  if (!credentials.ok()) return credentials.status();
+  options.credentials = *std::move(credentials);
+  options.listen = server->listen;
+  options.admin = server->admin;
+  options.metrics = server->metrics;
+  options.grace = server->grace;
+  options.calls_per_client = server->calls_per_client;
   auto residency = ParseResidency(absl::GetFlag(FLAGS_residency));
   if (!residency.ok()) return residency.status();
   options.residency = *residency;
@@ -109,15 +117,16 @@ absl::StatusOr<WeightDaemon::Options> ParseOptions(std::vector<std::string> word
   options.socket_path = absl::GetFlag(FLAGS_socket);
   options.model_dir = absl::GetFlag(FLAGS_model_dir);
   options.load_folders = absl::GetFlag(FLAGS_allow_load_from);
-  options.grace = absl::GetFlag(FLAGS_grace);
   options.stream_timeout = absl::GetFlag(FLAGS_stream_timeout);
-  if (options.grace < absl::ZeroDuration()) {
-    return absl::InvalidArgumentError("--grace is negative");
+  options.rescan_interval = absl::GetFlag(FLAGS_rescan_interval);
+  if (options.rescan_interval < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("--rescan-interval is negative");
   }
   if (options.stream_timeout <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--stream-timeout is not positive");
   }
-  options.flags = {
+  options.flags = ServerFlagValues();
+  options.flags.insert({
       {"model", absl::StrJoin(*model_flags, ",")},
       {"model-dir", options.model_dir},
       {"listen", absl::GetFlag(FLAGS_listen)},
@@ -125,9 +134,9 @@ absl::StatusOr<WeightDaemon::Options> ParseOptions(std::vector<std::string> word
       {"allow-uid", absl::StrJoin(options.allowed_uids, ",")},
       {"residency", absl::GetFlag(FLAGS_residency)},
       {"allow-load-from", absl::StrJoin(options.load_folders, ",")},
-      {"grace", absl::FormatDuration(options.grace)},
+      {"rescan-interval", absl::FormatDuration(options.rescan_interval)},
       {"stream-timeout", absl::FormatDuration(options.stream_timeout)},
-  };
+  });
   return options;
 }
 

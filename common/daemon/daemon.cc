@@ -19,16 +19,18 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/daemon/request_id.h"
 #include "common/log/log.h"
 
 namespace gguf_offload {
 namespace {
 
-sigset_t TerminationSignals() {
+sigset_t AwaitedSignals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   return signals;
 }
 
@@ -74,7 +76,7 @@ void InitializePlugins() {
 }  // namespace
 
 void BlockTerminationSignals() {
-  const sigset_t signals = TerminationSignals();
+  const sigset_t signals = AwaitedSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 }
@@ -84,23 +86,35 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(Options options) {
   std::unique_ptr<Daemon> daemon(new Daemon);
   daemon->options_ = std::move(options);
   const Options& o = daemon->options_;
-  daemon->address_ = o.listen;
 
-  int port = -1;
+  absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Bind(o.listen);
+  if (!listener.ok()) return listener.status();
+  daemon->listener_ = *std::move(listener);
+  daemon->address_ = daemon->listener_->address();
   grpc::ServerBuilder builder;
-  // Two daemons on one port would split the calls between them.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddListeningPort(o.listen.ToString(),
-                           o.credentials ? o.credentials : grpc::InsecureServerCredentials(),
-                           &port);
+  daemon->acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      o.credentials ? o.credentials : grpc::InsecureServerCredentials());
   for (grpc::Service* service : o.services) builder.RegisterService(service);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(RequestIdInterceptor(daemon->live_calls_));
+  if (o.call_metrics) interceptors.push_back(o.call_metrics());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   if (o.configure) o.configure(builder);
   daemon->server_ = builder.BuildAndStart();
-  if (daemon->server_ == nullptr || port <= 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", o.listen.ToString()));
-  }
-  daemon->address_.port = static_cast<uint16_t>(port);
+  if (daemon->server_ == nullptr) return absl::InternalError("the gRPC server does not start");
   daemon->SetHealth(false);
+  if (o.admin.has_value()) {
+    // After the server that clients reach: see AdminServer::Start.
+    absl::StatusOr<std::unique_ptr<AdminServer>> admin = AdminServer::Start(*o.admin);
+    if (!admin.ok()) return admin.status();
+    daemon->admin_ = *std::move(admin);
+  }
+  daemon->listener_->Start([acceptor = daemon->acceptor_.get()](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor->HandleNewConnection(&connection);
+  });
   return daemon;
 }
 
@@ -119,6 +133,10 @@ void Daemon::SetServing() { SetHealth(true); }
 void Daemon::Announce() {
   SetServing();
   std::printf("listening on %s\n", address_.ToString().c_str());
+  if (options_.metrics.has_value()) {
+    std::printf("metrics on %s\n", options_.metrics->ToString().c_str());
+  }
+  if (admin_ != nullptr) std::printf("admin on %s\n", admin_->address().ToString().c_str());
   std::fflush(stdout);
 }
 
@@ -129,16 +147,21 @@ void Daemon::StartDraining(std::function<void()> on_idle) {
 }
 
 int Daemon::ServeUntilSignal() {
-  const sigset_t signals = TerminationSignals();
+  const sigset_t signals = AwaitedSignals();
   const Descriptor signal_fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
   const Descriptor idle_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (signal_fd.fd < 0 || idle_fd.fd < 0) {
     Log(LogLevel::kError, "cannot wait for signals", {{"why", std::strerror(errno)}});
     return 1;
   }
-  WaitReadable(signal_fd.fd, -1, absl::InfiniteFuture());
   signalfd_siginfo received;
-  if (read(signal_fd.fd, &received, sizeof(received)) < 0) received.ssi_signo = 0;
+  for (;;) {
+    WaitReadable(signal_fd.fd, -1, absl::InfiniteFuture());
+    if (read(signal_fd.fd, &received, sizeof(received)) < 0) continue;
+    if (received.ssi_signo != SIGHUP) break;
+    Log(LogLevel::kInfo, "SIGHUP");
+    if (options_.on_hangup) options_.on_hangup();
+  }
   Log(LogLevel::kInfo, "draining",
       {{"signal", received.ssi_signo},
        {"calls", options_.gate->running()},
@@ -166,6 +189,12 @@ bool Daemon::Stop(absl::Duration grace) {
 }
 
 void Daemon::ShutDown() {
+  listener_->Stop();
+  // Answers that are on their way out leave first. Then connections are ended before the server is:
+  // a call that arrives while it shuts down is answered with CANCELLED, which looks as if the
+  // client had asked for it; that of a broken connection is UNAVAILABLE.
+  live_calls_->WaitUntilNone(absl::Now() + absl::Milliseconds(200));
+  listener_->Disconnect(absl::Seconds(1));
   if (options_.on_stop) options_.on_stop();
   // Only calls of the library itself (health watches, reflection) and those that had their chance
   // are left: a moment for what is on its way out, then all are cancelled.

@@ -9,28 +9,33 @@
 //
 // On SIGTERM or SIGINT: health turns NOT_SERVING, the gate refuses new calls (UNAVAILABLE), running
 // calls get the grace period to finish, then they are cancelled. A second signal ends the grace
-// period at once.
+// period at once. SIGHUP calls on_hangup.
 #ifndef COMMON_DAEMON_DAEMON_H_
 #define COMMON_DAEMON_DAEMON_H_
 
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <grpcpp/support/server_interceptor.h>
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/daemon/admin_server.h"
 #include "common/daemon/call_gate.h"
 #include "common/daemon/host_port.h"
+#include "common/daemon/listener.h"
+#include "common/daemon/live_calls.h"
 
 namespace gguf_offload {
 
-// Blocks SIGTERM and SIGINT in this thread and all that it starts, so that ServeUntilSignal gets
-// them, and ignores SIGPIPE.
+// Blocks SIGTERM, SIGINT and SIGHUP in this thread and all that it starts, so that ServeUntilSignal
+// gets them, and ignores SIGPIPE.
 void BlockTerminationSignals();
 
 // Owns the server. Start, Announce, ServeUntilSignal and Stop are for one thread; the rest is
@@ -48,11 +53,20 @@ class Daemon {
     // Every method of the services enters it. Not owned. Must outlive the daemon.
     CallGate* gate = nullptr;
     absl::Duration grace = absl::Seconds(30);
+    // Of the operators' port, see admin_server.h.
+    std::optional<HostPort> admin;
+    // Where metrics are served, to be announced.
+    std::optional<HostPort> metrics;
+    // Called on SIGHUP, by the thread in ServeUntilSignal. May be null.
+    std::function<void()> on_hangup;
     // Called when draining begins: tells long-lived streams to end. May be null.
     std::function<void()> on_drain;
     // Called when the grace period is over, before the server is shut down: nothing may be added to
     // the server after it. May be null.
     std::function<void()> on_stop;
+    // Makes what counts the calls. May be null.
+    std::function<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>()>
+        call_metrics;
     // Last word on the builder: message sizes, channel arguments. May be null.
     std::function<void(grpc::ServerBuilder&)> configure;
   };
@@ -67,7 +81,8 @@ class Daemon {
   // The address in force: the port is the one chosen if 0 was asked for.
   const HostPort& address() const { return address_; }
 
-  // Turns health to SERVING and prints "listening on HOST:PORT" to standard output.
+  // Turns health to SERVING and prints "listening on HOST:PORT" to standard output, and "metrics on
+  // HOST:PORT" and "admin on HOST:PORT" if there are such ports.
   void Announce();
   // Turns health to SERVING and prints nothing.
   void SetServing();
@@ -88,7 +103,11 @@ class Daemon {
 
   Options options_;
   HostPort address_;
+  std::unique_ptr<Listener> listener_;
+  const std::shared_ptr<LiveCalls> live_calls_ = std::make_shared<LiveCalls>();
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<AdminServer> admin_;
 };
 
 }  // namespace gguf_offload

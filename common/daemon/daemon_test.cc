@@ -22,7 +22,7 @@ class SlowService final : public v1::DiagnosticsService::Service {
 
   grpc::Status Ping(grpc::ServerContext* context, const v1::PingRequest*,
                     v1::PingResponse*) override {
-    const auto pass = gate_->Enter();
+    const auto pass = gate_->Enter("");
     if (!pass.ok()) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
     started.Notify();
     while (!release.WaitForNotificationWithTimeout(absl::Milliseconds(5))) {

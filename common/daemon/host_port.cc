@@ -1,5 +1,8 @@
 #include "common/daemon/host_port.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <charconv>
 
 #include "absl/status/status.h"
@@ -45,6 +48,14 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view text) {
     return Bad(text, "the port is not a number from 0 to 65535");
   }
   return HostPort{std::string(host), number};
+}
+
+bool IsLoopback(const HostPort& address) {
+  if (address.host == "localhost") return true;
+  in_addr v4;
+  if (inet_pton(AF_INET, address.host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  in6_addr v6;
+  return inet_pton(AF_INET6, address.host.c_str(), &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 }  // namespace gguf_offload

@@ -22,6 +22,9 @@ struct HostPort {
 // says what is wrong in one line.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view text);
 
+// Whether only this machine can reach it: "localhost", 127.0.0.0/8 or ::1.
+bool IsLoopback(const HostPort& address);
+
 }  // namespace gguf_offload
 
 #endif  // COMMON_DAEMON_HOST_PORT_H_

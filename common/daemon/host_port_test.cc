@@ -26,5 +26,15 @@ TEST(HostPort, Refuses) {
   }
 }
 
+TEST(HostPort, KnowsWhatOnlyThisMachineReaches) {
+  for (const char* local : {"localhost", "127.0.0.1", "127.255.0.3", "::1"}) {
+    EXPECT_TRUE(IsLoopback({local, 1})) << local;
+  }
+  for (const char* open :
+       {"0.0.0.0", "::", "10.0.0.1", "localhost.example", "128.0.0.1", "127.1"}) {
+    EXPECT_FALSE(IsLoopback({open, 1})) << open;
+  }
+}
+
 }  // namespace
 }  // namespace gguf_offload

@@ -7,12 +7,21 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "computed/cli/arguments.h"
 
 namespace gguf_offload::cli {
+
+// The flags that every command has.
+std::vector<Flag> ConnectionFlags();
+
+// What these flags say holds for all of this process's channels from now on. INVALID_ARGUMENT if
+// the TLS files cannot be used.
+absl::Status UseConnectionFlags(const Arguments& arguments);
 
 // A channel to `address`, which is unix:PATH or HOST:PORT. Does not wait for the connection; the
 // first call fails with UNAVAILABLE if there is none. INVALID_ARGUMENT for any other address.

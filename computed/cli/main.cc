@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "computed/cli/arguments.h"
 #include "computed/cli/commands.h"
+#include "computed/cli/connection.h"
 #include "computed/cli/output.h"
 
 namespace gguf_offload::cli {
@@ -18,8 +19,9 @@ namespace {
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
-  for (auto* group : {ModelCommands, LoadingCommands, TensorCommands, TokenCommands,
-                      GenerateCommands, EvaluateCommands, PlacementCommands, DiagnosticsCommands}) {
+  for (auto* group :
+       {ModelCommands, LoadingCommands, TensorCommands, TokenCommands, GenerateCommands,
+        EvaluateCommands, PlacementCommands, DiagnosticsCommands, HealthCommands}) {
     std::vector<Command> commands = group();
     std::move(commands.begin(), commands.end(), std::back_inserter(all));
   }
@@ -30,7 +32,11 @@ std::string Usage(const std::vector<Command>& commands) {
   std::string text =
       "offloadctl COMMAND [FLAGS]: talks to weightd (--weights=ADDR) and computed "
       "(--worker=ADDR).\nADDR is unix:PATH or HOST:PORT. `offloadctl COMMAND --help` shows a "
-      "command's flags.\n\n";
+      "command's flags; all have:\n";
+  for (const Flag& flag : ConnectionFlags()) {
+    absl::StrAppend(&text, "  --", flag.name, "=", flag.value, "  ", flag.help, "\n");
+  }
+  text.push_back('\n');
   Table table({"COMMAND", ""});
   for (const Command& command : commands) {
     table.Add({absl::StrCat(command.name, command.operands.empty() ? "" : " ", command.operands),
@@ -68,13 +74,15 @@ absl::Status Run(const std::vector<std::string>& words) {
         absl::StrCat("no command '", words[0], "'; offloadctl --help lists them"));
   }
   const std::vector<std::string> rest(words.begin() + 1, words.end());
-  absl::StatusOr<Arguments> arguments =
-      Arguments::Parse(command->flags, command->max_operands, rest);
+  std::vector<Flag> flags = command->flags;
+  for (const Flag& flag : ConnectionFlags()) flags.push_back(flag);
+  absl::StatusOr<Arguments> arguments = Arguments::Parse(flags, command->max_operands, rest);
   if (!arguments.ok()) return arguments.status();
   if (arguments->help()) {
     Print(CommandUsage(*command));
     return absl::OkStatus();
   }
+  if (absl::Status status = UseConnectionFlags(*arguments); !status.ok()) return status;
   return command->run(*arguments);
 }
 

@@ -82,6 +82,12 @@ struct LinkCounters {
   double compute_idle_seconds = 0;  // between stretches of a step
 };
 
+// Experts that operations asked for, of layers whose experts are not all resident, since the start.
+struct ExpertCounters {
+  uint64_t hits = 0;    // were where they are computed with
+  uint64_t misses = 0;  // had to be brought there first
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -98,6 +104,8 @@ class Engine {
   virtual std::vector<std::string> Fallbacks() const { return {}; }
   // None without a link.
   virtual std::optional<LinkCounters> link_counters() const { return std::nullopt; }
+  // Zeros without a cache of experts. Called at any time, so without waiting for a step.
+  virtual ExpertCounters expert_counters() const { return {}; }
   // GPU memory taken since the context was made, by the driver's count.
   virtual uint64_t device_bytes() const { return 0; }
 

@@ -167,7 +167,11 @@ absl::Status HostWeightLoader::WaitFor(int group, Destination& destination, absl
     {
       absl::MutexLock lock(&mutex_);
       if (!done()) {
-        if (!mutex_.AwaitWithDeadline(absl::Condition(&done), deadline)) {
+        const absl::Time start = absl::Now();
+        const bool in_time = mutex_.AwaitWithDeadline(absl::Condition(&done), deadline);
+        ++waits_;
+        waited_ += absl::Now() - start;
+        if (!in_time) {
           return absl::DeadlineExceededError("the weights did not arrive in time");
         }
       }
@@ -218,6 +222,16 @@ void HostWeightLoader::Release(int group) {
   Destination& slot = ring_[ring_next_];
   StartFetch(next, slot, absl::Now() + kPrefetchPatience);
   ring_next_ = (ring_next_ + 1) % ring_.size();
+}
+
+FetchCounters HostWeightLoader::fetch_counters() const {
+  absl::MutexLock lock(&mutex_);
+  absl::Duration busy = busy_;
+  if (under_way_ > 0) busy += absl::Now() - busy_since_;
+  return {.bytes = fetched_bytes_,
+          .busy_seconds = absl::ToDoubleSeconds(busy),
+          .waits = waits_,
+          .wait_seconds = absl::ToDoubleSeconds(waited_)};
 }
 
 double HostWeightLoader::bytes_per_second() const {

@@ -41,6 +41,7 @@ class HostWeightLoader : public WeightLoader {
   const LayerWeights& HostVectors(int group) const override { return weights_[group]; }
   // Of the fetches so far, while any was under way.
   double bytes_per_second() const override;
+  FetchCounters fetch_counters() const override;
   uint64_t memory_bytes() const override { return memory_bytes_; }
 
  private:
@@ -85,6 +86,8 @@ class HostWeightLoader : public WeightLoader {
   // The link is busy while fetches are under way.
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Time busy_since_ ABSL_GUARDED_BY(mutex_);
+  uint64_t waits_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Duration waited_ ABSL_GUARDED_BY(mutex_);
   absl::Duration busy_ ABSL_GUARDED_BY(mutex_);
 };
 

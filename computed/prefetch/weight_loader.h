@@ -23,6 +23,14 @@ struct WeightPart {
   bool standalone = false;  // has to be computed by itself, so that its memory is free soon
 };
 
+// What was fetched into the host's memory, and what waited for it, since the start.
+struct FetchCounters {
+  uint64_t bytes = 0;
+  double busy_seconds = 0;  // while any fetch was under way
+  uint64_t waits = 0;       // times that a step waited for a fetch
+  double wait_seconds = 0;
+};
+
 class WeightLoader {
  public:
   virtual ~WeightLoader() = default;
@@ -44,6 +52,8 @@ class WeightLoader {
 
   // Bytes a second at which weights come in that are not resident; 0 if not known.
   virtual double bytes_per_second() const = 0;
+  // Zeros where nothing is fetched into the host's memory.
+  virtual FetchCounters fetch_counters() const { return {}; }
   // Bytes of the host's memory held for weights.
   virtual uint64_t memory_bytes() const = 0;
 };

@@ -9,13 +9,16 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "common/daemon/call_gate.h"
+#include "common/grpc_status/retry_info.h"
 #include "common/grpc_status/status.h"
-#include "computed/service/retry_info.h"
+#include "common/log/log.h"
 #include "computed/session/inference_session.h"
 
 namespace gguf_offload {
@@ -34,10 +37,13 @@ class AnswerStream : public grpc::ServerWriteReactor<Response>,
   // Submits the request. Call once, right after construction through std::make_shared.
   void Start(Request request) {
     self_ = this->shared_from_this();
+    request_id_ = request.id;
+    peer_ = request.peer;
     absl::StatusOr<uint64_t> id = session_.Submit(std::move(request), self_);
     if (!id.ok()) {
       absl::Status status = id.status();
       if (absl::IsResourceExhausted(status)) AddRetryInfo(session_.RetryDelay(), status);
+      LogEnd(LogLevel::kDebug, "request refused", status, {});
       return End(status);
     }
     bool broken;
@@ -101,6 +107,20 @@ class AnswerStream : public grpc::ServerWriteReactor<Response>,
     Pump();
   }
 
+  // One record for each request, whatever becomes of it.
+  void LogEnd(LogLevel level, std::string_view message, const absl::Status& status,
+              const RequestResult& result) {
+    Log(level, message,
+        {{"request_id", request_id_},
+         {"peer", peer_},
+         {"status", absl::StatusCodeToString(status.code())},
+         {"prompt_tokens", result.prompt_tokens},
+         {"generated_tokens", result.generated_tokens},
+         {"queued_seconds", absl::ToDoubleSeconds(result.queued)},
+         {"prefill_seconds", absl::ToDoubleSeconds(result.prefill)},
+         {"decode_seconds", absl::ToDoubleSeconds(result.decode)}});
+  }
+
  private:
   // Beyond this, a request that can wait does.
   static constexpr size_t kReadyLimit = 64;
@@ -130,6 +150,7 @@ class AnswerStream : public grpc::ServerWriteReactor<Response>,
   InferenceSession& session_;
   CallGate::Pass pass_;
   std::shared_ptr<AnswerStream> self_;
+  std::string request_id_, peer_;
 
   absl::Mutex mutex_;
   std::deque<Response> queue_ ABSL_GUARDED_BY(mutex_);  // the front one is being written

@@ -1,11 +1,10 @@
 #include "computed/service/diagnostics_service.h"
 
-#include <grpcpp/alarm.h>
-
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/daemon/capture_call.h"
 #include "common/process/process.h"
 
 namespace gguf_offload {
@@ -16,44 +15,6 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context) {
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }
-
-// Records for a while, then sends the document in pieces.
-class TraceCall : public grpc::ServerWriteReactor<v1::CaptureTraceResponse> {
- public:
-  TraceCall(Trace& trace, absl::Duration duration) : trace_(trace) {
-    if (!trace_.Start()) {
-      Finish({grpc::StatusCode::FAILED_PRECONDITION, "another capture is running"});
-      return;
-    }
-    alarm_.Set(absl::ToChronoTime(absl::Now() + duration), [this](bool) {
-      document_ = trace_.Stop();
-      SendNext();
-    });
-  }
-
-  void OnWriteDone(bool ok) override {
-    if (!ok) return Finish({grpc::StatusCode::CANCELLED, "the client has gone"});
-    SendNext();
-  }
-  void OnCancel() override { alarm_.Cancel(); }
-  void OnDone() override { delete this; }
-
- private:
-  static constexpr size_t kPieceBytes = 1 << 20;
-
-  void SendNext() {
-    if (sent_ == document_.size()) return Finish(grpc::Status::OK);
-    response_.set_data(document_.substr(sent_, kPieceBytes));
-    sent_ += response_.data().size();
-    StartWrite(&response_);
-  }
-
-  Trace& trace_;
-  grpc::Alarm alarm_;
-  std::string document_;
-  size_t sent_ = 0;
-  v1::CaptureTraceResponse response_;
-};
 
 }  // namespace
 
@@ -176,16 +137,14 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::ListSessions(
 
 grpc::ServerWriteReactor<v1::CaptureTraceResponse>* WorkerDiagnosticsService::CaptureTrace(
     grpc::CallbackServerContext* context, const v1::CaptureTraceRequest* request) {
-  const double seconds = request->seconds() == 0 ? 1.0 : request->seconds();
-  if (!(seconds >= 0.01 && seconds <= 60)) {
-    class Rejection : public grpc::ServerWriteReactor<v1::CaptureTraceResponse> {
-     public:
-      Rejection() { Finish({grpc::StatusCode::INVALID_ARGUMENT, "seconds is not 0.01 to 60"}); }
-      void OnDone() override { delete this; }
-    };
-    return new Rejection;
-  }
-  return new TraceCall(*worker_.trace, absl::Seconds(seconds));
+  Trace* const trace = worker_.trace;
+  return new CaptureCall<v1::CaptureTraceResponse>(
+      request->seconds(),
+      [trace] {
+        return trace->Start() ? absl::OkStatus()
+                              : absl::FailedPreconditionError("another capture is running");
+      },
+      [trace] { return trace->Stop(); });
 }
 
 grpc::ServerUnaryReactor* WorkerDiagnosticsService::Ping(grpc::CallbackServerContext* context,

@@ -138,6 +138,7 @@ void GenerateCall::OnFinalText(std::string text) {
 }
 
 void GenerateCall::OnDone(const absl::Status& status, const RequestResult& result) {
+  LogEnd(LogLevel::kInfo, "generated", status, result);
   if (status.ok()) {
     v1::GenerateResponse response;
     v1::GenerateResult& out = *response.mutable_result();
@@ -175,6 +176,9 @@ void EvaluateCall::OnLogits(int position, std::span<const float> logits) {
   }
 }
 
-void EvaluateCall::OnDone(const absl::Status& status, const RequestResult& result) { End(status); }
+void EvaluateCall::OnDone(const absl::Status& status, const RequestResult& result) {
+  LogEnd(LogLevel::kInfo, "evaluated", status, result);
+  End(status);
+}
 
 }  // namespace gguf_offload

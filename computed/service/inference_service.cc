@@ -4,6 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "common/daemon/client_identity.h"
+#include "common/daemon/request_id.h"
 #include "common/grpc_status/status.h"
 #include "computed/service/generate_call.h"
 
@@ -21,6 +23,16 @@ grpc::ServerWriteReactor<Response>* Reject(const absl::Status& status) {
   return new Rejection(status);
 }
 
+// Ends a request that is none of the session's yet, and counts it.
+template <typename Response>
+grpc::ServerWriteReactor<Response>* TurnAway(SessionEvents& events, const absl::Status& status) {
+  auto why = SessionEvents::Rejection::kInvalid;
+  if (absl::IsUnavailable(status)) why = SessionEvents::Rejection::kDraining;
+  if (absl::IsResourceExhausted(status)) why = SessionEvents::Rejection::kClientLimit;
+  events.OnRejected(why);
+  return Reject<Response>(status);
+}
+
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
@@ -30,6 +42,7 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 // Who asks, and until when.
 void AddCaller(const grpc::CallbackServerContext& context, Request& request) {
   request.peer = context.peer();
+  request.id = RequestIdOf(context);
   const auto deadline = context.deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {
     request.deadline = absl::FromChrono(deadline);
@@ -40,10 +53,12 @@ void AddCaller(const grpc::CallbackServerContext& context, Request& request) {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter();
-  if (!pass.ok()) return Reject<v1::GenerateResponse>(pass.status());
+  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
+  if (!pass.ok()) return TurnAway<v1::GenerateResponse>(*worker_.events, pass.status());
   absl::StatusOr<Request> translated = ToRequest(*request, worker_);
-  if (!translated.ok()) return Reject<v1::GenerateResponse>(translated.status());
+  if (!translated.ok()) {
+    return TurnAway<v1::GenerateResponse>(*worker_.events, translated.status());
+  }
   AddCaller(*context, *translated);
   auto call =
       std::make_shared<GenerateCall>(*worker_.session, *std::move(pass), translated->sampling.seed);
@@ -53,10 +68,12 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(
 
 grpc::ServerWriteReactor<v1::EvaluateResponse>* InferenceServiceImpl::Evaluate(
     grpc::CallbackServerContext* context, const v1::EvaluateRequest* request) {
-  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter();
-  if (!pass.ok()) return Reject<v1::EvaluateResponse>(pass.status());
+  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
+  if (!pass.ok()) return TurnAway<v1::EvaluateResponse>(*worker_.events, pass.status());
   absl::StatusOr<Request> translated = ToRequest(*request);
-  if (!translated.ok()) return Reject<v1::EvaluateResponse>(translated.status());
+  if (!translated.ok()) {
+    return TurnAway<v1::EvaluateResponse>(*worker_.events, translated.status());
+  }
   AddCaller(*context, *translated);
   auto call = std::make_shared<EvaluateCall>(*worker_.session, *std::move(pass), *request);
   call->Start(*std::move(translated));
@@ -66,7 +83,7 @@ grpc::ServerWriteReactor<v1::EvaluateResponse>* InferenceServiceImpl::Evaluate(
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* context,
                                                          const v1::TokenizeRequest* request,
                                                          v1::TokenizeResponse* response) {
-  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) return Finish(context, pass.status());
   if (worker_.tokenizer == nullptr) return Finish(context, worker_.tokenizer_error);
   for (int32_t token : worker_.tokenizer->Encode(
@@ -80,7 +97,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* context,
                                                            const v1::DetokenizeRequest* request,
                                                            v1::DetokenizeResponse* response) {
-  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) return Finish(context, pass.status());
   if (worker_.tokenizer == nullptr) return Finish(context, worker_.tokenizer_error);
   const std::vector<int32_t> tokens(request->tokens().begin(), request->tokens().end());
@@ -91,7 +108,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
 grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerContext* context,
                                                          const v1::GetServedModelRequest* request,
                                                          v1::GetServedModelResponse* response) {
-  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) return Finish(context, pass.status());
   const v1::Manifest& manifest = worker_.source->manifest();
   const TransformerShape& shape = worker_.architecture->shape();

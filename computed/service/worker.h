@@ -12,6 +12,7 @@
 #include "computed/model/model_tensors.h"
 #include "computed/runtime/trace.h"
 #include "computed/session/inference_session.h"
+#include "computed/session/session_events.h"
 #include "computed/tokenizer/tokenizer.h"
 #include "weightd/client/weight_source.h"
 
@@ -26,6 +27,8 @@ struct Worker {
   Engine* engine = nullptr;
   InferenceSession* session = nullptr;
   Trace* trace = nullptr;
+  // Told of requests that the services turn away before the session sees them.
+  SessionEvents* events = &SessionEvents::Nobody();
   // Null if the vocabulary is of a kind that is not supported; then `tokenizer_error` says why.
   const Tokenizer* tokenizer = nullptr;
   absl::Status tokenizer_error;

@@ -16,6 +16,7 @@ InferenceSession::InferenceSession(InferenceSessionOptions options, ForwardPass&
       tokenizer_(tokenizer),
       check_weights_(std::move(check_weights)),
       trace_(trace),
+      events_(options_.events != nullptr ? *options_.events : SessionEvents::Nobody()),
       pages_(options.kv_pages),
       thread_([this] { Loop(); }) {}
 
@@ -28,7 +29,8 @@ InferenceSession::~InferenceSession() {
   thread_.join();
 }
 
-absl::Status InferenceSession::Validate(const Request& request) const {
+absl::Status InferenceSession::Validate(const Request& request,
+                                        SessionEvents::Rejection* why) const {
   const auto error = [](const auto&... parts) {
     return absl::InvalidArgumentError(absl::StrCat(parts...));
   };
@@ -38,6 +40,7 @@ absl::Status InferenceSession::Validate(const Request& request) const {
       return error("token ", token, " is not within the vocabulary of ", options_.vocabulary);
     }
   }
+  *why = SessionEvents::Rejection::kTooLong;
   const int64_t longest = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
   if (longest > options_.context_tokens) {
     return error(request.prompt.size(), " prompt tokens and ", request.max_tokens,
@@ -58,16 +61,28 @@ int InferenceSession::PagesFor(const Request& request) const {
 
 absl::StatusOr<uint64_t> InferenceSession::Submit(Request request,
                                                   std::shared_ptr<RequestObserver> observer) {
-  if (absl::Status status = Validate(request); !status.ok()) return status;
+  auto why = SessionEvents::Rejection::kInvalid;
+  absl::StatusOr<uint64_t> id = Enqueue(std::move(request), std::move(observer), &why);
+  if (!id.ok()) events_.OnRejected(why);
+  return id;
+}
+
+absl::StatusOr<uint64_t> InferenceSession::Enqueue(Request request,
+                                                   std::shared_ptr<RequestObserver> observer,
+                                                   SessionEvents::Rejection* why) {
+  if (absl::Status status = Validate(request, why); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);
+  *why = SessionEvents::Rejection::kDraining;
   if (draining_) return absl::UnavailableError("the worker is draining");
   if (static_cast<int>(waiting_.size()) >= options_.max_waiting) {
+    *why = SessionEvents::Rejection::kQueueFull;
     return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", running_.size(),
                                                      " requests are running and ", waiting_.size(),
                                                      " waiting"));
   }
+  *why = SessionEvents::Rejection::kInvalid;
   absl::StatusOr<std::unique_ptr<Sequence>> sequence =
-      Sequence::Create(next_id_, std::move(request), std::move(observer), tokenizer_);
+      Sequence::Create(next_id_, std::move(request), std::move(observer), tokenizer_, events_);
   if (!sequence.ok()) return sequence.status();
   waiting_.push_back(*std::move(sequence));
   woken_ = true;
@@ -104,6 +119,13 @@ absl::Duration InferenceSession::RetryDelay() const {
   // One place in the queue comes free each time a running request ends.
   const int at_once = std::max<int>(1, running_.size());
   return std::clamp(mean_service_time_ / at_once, absl::Milliseconds(100), absl::Seconds(30));
+}
+
+InferenceSession::Load InferenceSession::load() const {
+  absl::MutexLock lock(&mutex_);
+  return {.running = static_cast<int>(running_.size()),
+          .waiting = static_cast<int>(waiting_.size()),
+          .kv_pages_used = pages_.total() - pages_.free()};
 }
 
 int InferenceSession::kv_pages_used() const {
@@ -181,6 +203,7 @@ void InferenceSession::Admit() {
     next.pages = pages_.Allocate(PagesFor(next.request()));
     if (next.pages.empty()) return;  // until others have ended; those behind it wait their turn
     next.admitted = next.last_progress = absl::Now();
+    events_.OnAdmitted(next.admitted - next.submitted);
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
@@ -248,8 +271,21 @@ void InferenceSession::WaitForWork() {
   woken_ = false;
 }
 
+void InferenceSession::AnnounceRequests() {
+  if (!options_.on_requests) return;
+  std::vector<std::string> ids;
+  for (const Sequence* sequence : batch_sequences_) {
+    if (!sequence->request().id.empty()) ids.push_back(sequence->request().id);
+  }
+  if (ids == announced_ids_) return;
+  announced_ids_ = ids;
+  options_.on_requests(std::move(ids));
+}
+
 void InferenceSession::RunStep() {
   mutex_.Unlock();
+  AnnounceRequests();
+  step_start_ = absl::Now();
   absl::Status status;
   weights_status_ = absl::OkStatus();
   {
@@ -273,8 +309,11 @@ void InferenceSession::RunStep() {
 }
 
 void InferenceSession::FinishStep(const absl::Status& status) {
+  SessionEvents::Step step{.status = status, .took = absl::Now() - step_start_};
   for (size_t i = 0; i < batch_sequences_.size(); ++i) {
     Sequence& sequence = *batch_sequences_[i];
+    // A prompt's last piece ends with the prompt, so a part is of one kind.
+    (sequence.in_prompt() ? step.prompt_tokens : step.decode_tokens) += batch_.sequences[i].rows;
     if (status.ok()) {
       sequence.Advance(batch_.sequences[i].rows);
     } else {
@@ -282,6 +321,7 @@ void InferenceSession::FinishStep(const absl::Status& status) {
     }
     sequence.published = {sequence.processed(), sequence.generated()};
   }
+  events_.OnStep(step);
 }
 
 }  // namespace gguf_offload

@@ -32,6 +32,7 @@
 #include "computed/session/forward_pass.h"
 #include "computed/session/request.h"
 #include "computed/session/sequence.h"
+#include "computed/session/session_events.h"
 #include "computed/tokenizer/tokenizer.h"
 
 namespace gguf_offload {
@@ -44,10 +45,15 @@ struct InferenceSessionOptions {
   int evaluate_rows = 64;  // most rows of a step whose logits go to Evaluate
   int max_sequences = 32;  // most requests running at once
   int max_waiting = 64;    // most requests waiting
+  // Called before a step if other requests take part than in the step before, with their ids. May
+  // be null.
+  std::function<void(std::vector<std::string> request_ids)> on_requests;
   // A step gives up after waiting this long for weights.
   absl::Duration weights_patience = absl::Seconds(30);
   // A request whose client takes no more answers is dropped after this long.
   absl::Duration stall_timeout = absl::Seconds(60);
+  // Told what happens. Not owned, must outlive the session; may be null.
+  SessionEvents* events = nullptr;
 };
 
 class InferenceSession {
@@ -89,6 +95,14 @@ class InferenceSession {
   };
   std::vector<Snapshot> List() const;
 
+  // How full it is, all numbers of one moment. Never waits for a step.
+  struct Load {
+    int running = 0;
+    int waiting = 0;
+    int kv_pages_used = 0;
+  };
+  Load load() const;
+
   int kv_pages_total() const { return options_.kv_pages; }
   int kv_pages_used() const;
 
@@ -101,9 +115,13 @@ class InferenceSession {
   void AddRows(Sequence& sequence, int rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FinishStep(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AnnounceRequests();
   void RunStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  absl::Status Validate(const Request& request) const;
+  // Why a request cannot be run, and which kind of reason that is.
+  absl::Status Validate(const Request& request, SessionEvents::Rejection* why) const;
+  absl::StatusOr<uint64_t> Enqueue(Request request, std::shared_ptr<RequestObserver> observer,
+                                   SessionEvents::Rejection* why);
   int PagesFor(const Request& request) const;
 
   const InferenceSessionOptions options_;
@@ -111,6 +129,7 @@ class InferenceSession {
   const Tokenizer* const tokenizer_;
   const std::function<absl::Status()> check_weights_;
   Trace* const trace_;
+  SessionEvents& events_;
 
   mutable absl::Mutex mutex_;
   PageAllocator pages_ ABSL_GUARDED_BY(mutex_);
@@ -129,6 +148,8 @@ class InferenceSession {
   std::vector<Sequence*> logit_owners_;     // parallel to batch_.logit_rows
   std::vector<int> logit_positions_;        // parallel to batch_.logit_rows
   absl::Status weights_status_;
+  absl::Time step_start_;
+  std::vector<std::string> announced_ids_;
 
   std::thread thread_;
 };

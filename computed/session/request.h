@@ -21,6 +21,7 @@ struct Request {
   std::vector<int32_t> prompt;  // token ids within the vocabulary; not empty
   absl::Time deadline = absl::InfiniteFuture();
   std::string peer;  // shown in ListSessions
+  std::string id;    // for logs, here and at the weight daemon
 
   // Generate only.
   int max_tokens = 0;  // > 0

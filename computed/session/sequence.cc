@@ -8,22 +8,23 @@ namespace gguf_offload {
 
 absl::StatusOr<std::unique_ptr<Sequence>> Sequence::Create(
     uint64_t id, Request request, std::shared_ptr<RequestObserver> observer,
-    const Tokenizer* tokenizer) {
+    const Tokenizer* tokenizer, SessionEvents& events) {
   absl::StatusOr<Sampler> sampler = Sampler::Create(request.sampling);
   if (!sampler.ok()) return sampler.status();
   for (int32_t token : request.prompt) sampler->Accept(token);
-  return std::unique_ptr<Sequence>(
-      new Sequence(id, std::move(request), std::move(observer), *std::move(sampler), tokenizer));
+  return std::unique_ptr<Sequence>(new Sequence(id, std::move(request), std::move(observer),
+                                                *std::move(sampler), tokenizer, events));
 }
 
 Sequence::Sequence(uint64_t id, Request request, std::shared_ptr<RequestObserver> observer,
-                   Sampler sampler, const Tokenizer* tokenizer)
+                   Sampler sampler, const Tokenizer* tokenizer, SessionEvents& events)
     : submitted(absl::Now()),
       last_progress(submitted),
       id_(id),
       request_(std::move(request)),
       observer_(std::move(observer)),
       tokenizer_(tokenizer),
+      events_(events),
       sampler_(std::move(sampler)),
       tokens_(request_.prompt) {
   if (tokenizer_ != nullptr) {
@@ -56,7 +57,7 @@ void Sequence::TakeLogits(int position, const RowLogits& row) {
 }
 
 void Sequence::AppendToken(int32_t token, std::span<const float> logits) {
-  last_token_ = absl::Now();
+  const absl::Time token_before = std::exchange(last_token_, absl::Now());
   if (first_token_ == absl::InfiniteFuture()) first_token_ = last_token_;
   tokens_.push_back(token);
 
@@ -69,6 +70,11 @@ void Sequence::AppendToken(int32_t token, std::span<const float> logits) {
     std::optional<StepLogProbabilities> logprobs;
     if (request_.top_logprobs >= 0) {
       logprobs = LogProbabilities(logits, token, request_.top_logprobs);
+    }
+    if (generated() == 1) {
+      events_.OnFirstToken(last_token_ - submitted);
+    } else {
+      events_.OnNextToken(last_token_ - token_before);
     }
     std::string text = text_.has_value() ? text_->Push(token) : std::string();
     observer_->OnToken(token, std::move(text), std::move(logprobs));
@@ -107,6 +113,7 @@ void Sequence::Report() {
     result.prefill = first_token_ - admitted_at;
     result.decode = last_token_ - first_token_;
   }
+  events_.OnFinished(request_.kind, *end_status_, result, absl::Now() - submitted);
   observer_->OnDone(*end_status_, result);
 }
 

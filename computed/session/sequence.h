@@ -15,6 +15,7 @@
 #include "computed/sampler/sampler.h"
 #include "computed/session/forward_pass.h"
 #include "computed/session/request.h"
+#include "computed/session/session_events.h"
 #include "computed/tokenizer/text_stream.h"
 #include "computed/tokenizer/tokenizer.h"
 
@@ -22,10 +23,11 @@ namespace gguf_offload {
 
 class Sequence {
  public:
-  // `tokenizer` may be null: then there is no text, and no end-of-text token.
-  static absl::StatusOr<std::unique_ptr<Sequence>> Create(uint64_t id, Request request,
-                                                          std::shared_ptr<RequestObserver> observer,
-                                                          const Tokenizer* tokenizer);
+  // `tokenizer` may be null: then there is no text, and no end-of-text token. `events` must outlive
+  // the sequence.
+  static absl::StatusOr<std::unique_ptr<Sequence>> Create(
+      uint64_t id, Request request, std::shared_ptr<RequestObserver> observer,
+      const Tokenizer* tokenizer, SessionEvents& events = SessionEvents::Nobody());
 
   uint64_t id() const { return id_; }
   const Request& request() const { return request_; }
@@ -69,13 +71,14 @@ class Sequence {
 
  private:
   Sequence(uint64_t id, Request request, std::shared_ptr<RequestObserver> observer, Sampler sampler,
-           const Tokenizer* tokenizer);
+           const Tokenizer* tokenizer, SessionEvents& events);
   void AppendToken(int32_t token, std::span<const float> logits);
 
   const uint64_t id_;
   const Request request_;
   const std::shared_ptr<RequestObserver> observer_;
   const Tokenizer* const tokenizer_;
+  SessionEvents& events_;
   Sampler sampler_;
   std::optional<TextStream> text_;
   std::vector<int32_t> tokens_;

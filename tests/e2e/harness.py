@@ -4,6 +4,7 @@ Every process listens on a port of its own (port 0), keeps its files in a tempor
 killed when the test class ends; its standard error is printed if a test of the class failed.
 """
 
+import json
 import os
 import queue
 import shutil
@@ -71,6 +72,18 @@ class Daemon:
         self.address = line[len(prefix):]
         return self
 
+    def read_address(self, name):
+        """The address in the next line of standard output, "NAME on ADDRESS"."""
+        line = self._lines.get(timeout=START_SECONDS)
+        if line is None or not line.startswith(f'{name} on '):
+            raise AssertionError(f'{self.argv} said {line!r}, not "{name} on ..."\n{self.log()}')
+        return line[len(f'{name} on '):]
+
+    def log_records(self):
+        """What it has logged; for daemons with --log-format=json."""
+        with open(self.log_path, 'rb') as file:
+            return [json.loads(line) for line in file.read().splitlines()]
+
     def log(self):
         with open(self.log_path, 'rb') as file:
             return file.read()[-20000:].decode(errors='replace')
@@ -128,6 +141,8 @@ class EndToEndTest(unittest.TestCase):
     def _start(cls, program, flags):
         cls._counter += 1
         log = os.path.join(cls.folder, f'{os.path.basename(program)}-{cls._counter}.log')
+        if not any(flag.startswith('--log-format') for flag in flags):
+            flags = [*flags, '--log-format=text']
         daemon = Daemon([program, *flags], log)
         cls._daemons.append(daemon)
         return daemon.wait_until_listening()

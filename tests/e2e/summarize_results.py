@@ -31,7 +31,7 @@ class Tally:
         return line + (f', {len(self.skipped)} skipped' if self.skipped else '')
 
 
-def _outcome(case):
+def outcome_of(case):
     """'passed', 'failed' or 'skipped' of one <testcase> of GoogleTest, unittest or Bazel itself."""
     if case.find('failure') is not None or case.find('error') is not None:
         return 'failed'
@@ -49,7 +49,7 @@ def count_cases(tally, label, xml_path, passed):
         cases = []
     for case in cases:
         name = f'{label} {case.get("classname", "")}.{case.get("name", "")}'
-        outcome = _outcome(case)
+        outcome = outcome_of(case)
         if outcome == 'passed':
             tally.passed += 1
         elif outcome == 'failed':
@@ -64,7 +64,7 @@ def count_cases(tally, label, xml_path, passed):
         tally.passed += 1
 
 
-def _local_path(output):
+def local_path(output):
     return urllib.parse.unquote(urllib.parse.urlparse(output['uri']).path)
 
 
@@ -96,7 +96,7 @@ def add_bazel_results(tally, events, exit_code):
             tally.failed.append(f'{label} (was not built or did not run)')
             continue
         for result in results[label].values():
-            files = {output['name']: _local_path(output)
+            files = {output['name']: local_path(output)
                      for output in result.get('testActionOutput', []) if 'uri' in output}
             passed = result.get('status') == 'PASSED'
             count_cases(tally, label, files.get('test.xml'), passed)

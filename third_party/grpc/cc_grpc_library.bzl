@@ -27,4 +27,6 @@ def cc_grpc_library(name, srcs, visibility = None):
         strip_include_prefix = "/proto",
         visibility = visibility,
         deps = ["//third_party/grpc:grpc++"],
+        # Reflection describes a service only if its descriptor is linked, and nothing refers to it.
+        alwayslink = True,
     )

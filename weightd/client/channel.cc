@@ -9,7 +9,9 @@
 
 namespace gguf_offload {
 
-std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address,
+                                           std::shared_ptr<grpc::ChannelCredentials> credentials,
+                                           const std::string& server_name) {
   // Never given back: when the last channel goes, the library shuts itself down and may wait 10 s
   // for a poller of its own.
   static std::once_flag once;
@@ -27,7 +29,12 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 64 << 10);
   // Chunks are at most 3 MiB, pieces of a manifest 1 MiB.
   arguments.SetMaxReceiveMessageSize(4 << 20);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  // The Unix socket has no TLS: the kernel says who is at the other end.
+  if (credentials == nullptr || address.starts_with("unix:")) {
+    credentials = grpc::InsecureChannelCredentials();
+  }
+  if (!server_name.empty()) arguments.SetSslTargetNameOverride(server_name);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 }  // namespace gguf_offload

@@ -13,6 +13,8 @@ namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(20);
 constexpr absl::Duration kLongestPause = absl::Seconds(1);
+// How long a daemon may take to answer a goodbye.
+constexpr absl::Duration kGoodbyePatience = absl::Milliseconds(300);
 // Vocabularies of the largest models need some 20 MiB.
 constexpr uint64_t kMaxManifestBytes = uint64_t{512} << 20;
 
@@ -44,12 +46,30 @@ LeaseKeeper::LeaseKeeper(Options options)
     : options_(std::move(options)), stub_(v1::WeightService::NewStub(options_.channel)) {}
 
 LeaseKeeper::~LeaseKeeper() {
-  {
-    absl::MutexLock lock(&mutex_);
-    stopping_ = true;
-    if (context_ != nullptr) context_->TryCancel();
-  }
+  SayGoodbye();
   if (thread_.joinable()) thread_.join();
+}
+
+void LeaseKeeper::SayGoodbye() {
+  std::thread closer;
+  absl::MutexLock lock(&mutex_);
+  stopping_ = true;
+  if (stream_ != nullptr && attached_) {
+    closing_ = true;
+    // Elsewhere, as it waits for the network.
+    closer = std::thread([this, stream = stream_] {
+      stream->WritesDone();
+      absl::MutexLock lock(&mutex_);
+      closing_ = false;
+    });
+    const auto over = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return context_ == nullptr; };
+    mutex_.AwaitWithTimeout(absl::Condition(&over), kGoodbyePatience);
+  }
+  if (context_ != nullptr) context_->TryCancel();
+  if (!closer.joinable()) return;
+  mutex_.Unlock();
+  closer.join();
+  mutex_.Lock();
 }
 
 bool LeaseKeeper::attached() const {
@@ -87,19 +107,20 @@ void LeaseKeeper::Run() {
       context_ = nullptr;
       was_attached = std::exchange(attached_, false);
     }
-    if (!TryAgain(why)) return;
+    if (!TryAgain(why, was_attached)) return;
     pause = was_attached ? kFirstPause : std::min(2 * pause, kLongestPause);
     absl::MutexLock lock(&mutex_);
     if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), pause)) return;
   }
 }
 
-bool LeaseKeeper::TryAgain(const absl::Status& why) {
+bool LeaseKeeper::TryAgain(const absl::Status& why, bool was_attached) {
   std::string line;
   {
     absl::MutexLock lock(&mutex_);
     if (stopping_) return false;
     last_failure_ = why;
+    if (options_.counters != nullptr && !was_attached) ++options_.counters->attach_failures;
     if (!ever_attached_) {
       gave_up_ = !Transient(why);
       return !gave_up_;
@@ -118,6 +139,10 @@ bool LeaseKeeper::TryAgain(const absl::Status& why) {
 
 absl::Status LeaseKeeper::Hold(grpc::ClientContext& context) {
   const auto stream = stub_->Attach(&context);
+  {
+    absl::MutexLock lock(&mutex_);
+    stream_ = stream.get();
+  }
   v1::AttachRequest request;
   request.mutable_start()->set_model(options_.model);
   request.mutable_start()->set_transport(options_.transport);
@@ -155,6 +180,12 @@ absl::Status LeaseKeeper::Hold(grpc::ClientContext& context) {
   }
   if (!status.ok()) context.TryCancel();
   const absl::Status end = FromGrpc(stream->Finish());
+  {
+    absl::MutexLock lock(&mutex_);
+    stream_ = nullptr;
+    const auto unused = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !closing_; };
+    mutex_.Await(absl::Condition(&unused));
+  }
   if (!status.ok()) return status;
   return end.ok() ? absl::UnavailableError("the daemon ended the lease") : end;
 }
@@ -198,6 +229,7 @@ void LeaseKeeper::SetAttached() {
     attached_ = true;
     logged_failure_.clear();
   }
+  if (again && options_.counters != nullptr) ++options_.counters->reconnects;
   if (again) Log(absl::StrCat("attached to model ", options_.model, " again"));
 }
 

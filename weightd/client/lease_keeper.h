@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "gguf_offload/v1/model.pb.h"
 #include "gguf_offload/v1/weights.grpc.pb.h"
+#include "weightd/client/source_counters.h"
 
 namespace gguf_offload {
 
@@ -32,6 +33,8 @@ class LeaseKeeper {
     v1::Transport transport = v1::TRANSPORT_UNSPECIFIED;
     // May be null.
     std::function<void(std::string_view)> log;
+    // May be null.
+    SourceCounters* counters = nullptr;
   };
 
   // Attaches, trying again until `deadline` while the daemon cannot be reached. Errors: those of
@@ -64,8 +67,11 @@ class LeaseKeeper {
   absl::Status TakeManifest(uint64_t generation, const std::string& serialized);
   void TakeEvent(const v1::AttachEvent& event);
   void SetAttached();
-  // Called after an attachment has ended or failed. Returns whether to try again.
-  bool TryAgain(const absl::Status& why);
+  // Ends the stream in order, so that the daemon can tell a worker that leaves from one that is
+  // lost; gives up on a daemon that does not answer.
+  void SayGoodbye();
+  // Called after an attachment has ended (`was_attached`) or failed. Returns whether to try again.
+  bool TryAgain(const absl::Status& why, bool was_attached);
   void Log(std::string_view line) const;
 
   const Options options_;
@@ -76,6 +82,9 @@ class LeaseKeeper {
 
   mutable absl::Mutex mutex_;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream under way
+  grpc::ClientReaderWriter<v1::AttachRequest, v1::AttachResponse>* stream_ ABSL_GUARDED_BY(mutex_) =
+      nullptr;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;  // SayGoodbye uses stream_
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool attached_ ABSL_GUARDED_BY(mutex_) = false;
   bool ever_attached_ ABSL_GUARDED_BY(mutex_) = false;

@@ -42,7 +42,8 @@ absl::StatusOr<std::unique_ptr<WeightSource>> SharedMemorySource::Attach(
                                       .model = options.model,
                                       .worker = options.worker,
                                       .transport = v1::TRANSPORT_SHARED_MEMORY,
-                                      .log = options.log},
+                                      .log = options.log,
+                                      .counters = options.counters},
                                      deadline);
     if (!lease.ok()) return lease.status();
     const v1::Manifest& manifest = (*lease)->manifest();

@@ -26,6 +26,7 @@ constexpr uint64_t kMaxCredit = uint64_t{256} << 20;
 constexpr uint64_t kMinCredit = uint64_t{4} << 20;
 // Larger chunks cost less work a byte on both sides (256 KiB: a quarter more than 1 MiB).
 constexpr uint32_t kChunkBytes = 1 << 20;
+constexpr size_t kMaxRequestIds = 16;
 
 // Whether asking again is of no use: what the daemon says about the model, not about itself.
 bool Final(const absl::Status& status) {
@@ -67,6 +68,7 @@ struct StreamingSource::Call {
   absl::Status broken;  // why this side gave it up
   bool ready = false;   // StreamStart has been written
   bool writing = false;
+  bool closed = false;  // the daemon takes no more messages
   bool reading = false;
   bool starting = true;
   bool finishing = false;
@@ -77,12 +79,13 @@ struct StreamingSource::Call {
 absl::StatusOr<std::unique_ptr<WeightSource>> StreamingSource::Attach(const Options& options) {
   KeepFreedMemory();
   const absl::Time deadline = absl::Now() + options.attach_timeout;
-  auto channel = OpenChannel(options.address);
+  auto channel = OpenChannel(options.address, options.credentials, options.server_name);
   auto lease = LeaseKeeper::Attach({.channel = channel,
                                     .model = options.model,
                                     .worker = options.worker,
                                     .transport = v1::TRANSPORT_STREAM,
-                                    .log = options.log},
+                                    .log = options.log,
+                                    .counters = options.counters},
                                    deadline);
   if (!lease.ok()) return lease.status();
   return std::unique_ptr<WeightSource>(
@@ -207,6 +210,12 @@ void StreamingSource::OnStarted(bool ok) {
   call_->stream->Read(&call_->incoming, Tag(kRead));
 }
 
+void StreamingSource::SetRequestIds(std::vector<std::string> ids) {
+  ids.resize(std::min<size_t>(ids.size(), kMaxRequestIds));
+  absl::MutexLock lock(&mutex_);
+  request_ids_ = std::move(ids);
+}
+
 void StreamingSource::Send(const v1::StreamBlocksRequest& request) {
   const grpc::Slice slice(request.SerializeAsString());
   call_->writing = true;
@@ -214,7 +223,7 @@ void StreamingSource::Send(const v1::StreamBlocksRequest& request) {
 }
 
 void StreamingSource::Write() {
-  if (call_->writing || call_->finishing) return;
+  if (call_->writing || call_->closed || call_->finishing) return;
   v1::StreamBlocksRequest request;
   if (consumed_ >= options_.credit_bytes / 4) {
     request.mutable_credit()->set_bytes(std::exchange(consumed_, 0));
@@ -224,6 +233,7 @@ void StreamingSource::Write() {
     read.mutable_range()->set_shard(next->shard);
     read.mutable_range()->set_offset(next->offset);
     read.mutable_range()->set_bytes(next->bytes);
+    read.mutable_request_ids()->Assign(request_ids_.begin(), request_ids_.end());
   } else {
     return;
   }
@@ -233,7 +243,9 @@ void StreamingSource::Write() {
 void StreamingSource::OnWritten(bool ok) {
   call_->writing = false;
   call_->ready = true;
-  if (!ok || call_->finishing) return Break(absl::OkStatus());
+  // The daemon has ended the stream. That is settled when all that had arrived before has been
+  // read: until then gRPC would not tell the status, and Finish would wait for ever.
+  if (!ok) call_->closed = true;
   Write();
 }
 
@@ -286,6 +298,7 @@ absl::Status StreamingSource::TakeChunk(const DecodedResponse& response) {
   }
   bytes_received_ += chunk.bytes;
   if (!intact) {
+    if (options_.counters != nullptr) ++options_.counters->checksum_failures;
     Log(absl::StrCat("model ", options_.model, ": ", chunk.bytes, " bytes at offset ", chunk.offset,
                      " arrived with a wrong checksum"));
   }
@@ -319,6 +332,7 @@ void StreamingSource::Settle(const absl::Status& status) {
   call_.reset();
   reads_.StreamLost();
   last_failure_ = status;
+  if (options_.counters != nullptr && !stopping_) ++options_.counters->stream_failures;
   if (absl::IsDataLoss(status)) lease_->ReportDataLoss(status);
   if (Final(status)) {
     reads_.FailAll(status);

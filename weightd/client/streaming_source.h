@@ -36,6 +36,7 @@ class StreamingSource final : public WeightSource {
                  std::function<void(absl::Status)> done) override;
   absl::Status CheckIntact() const override { return lease_->CheckIntact(); }
   bool attached() const override { return lease_->attached(); }
+  void SetRequestIds(std::vector<std::string> ids) override;
   uint64_t bytes_received() const override { return bytes_received_; }
 
  private:
@@ -76,6 +77,7 @@ class StreamingSource final : public WeightSource {
 
   absl::Mutex mutex_;
   PendingReads reads_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> request_ids_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Call> call_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<grpc::Alarm> alarm_ ABSL_GUARDED_BY(mutex_);          // set to wake the thread
   absl::Time awake_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();  // whatever happens

@@ -15,6 +15,8 @@
 #ifndef WEIGHTD_CLIENT_WEIGHT_SOURCE_H_
 #define WEIGHTD_CLIENT_WEIGHT_SOURCE_H_
 
+#include <grpcpp/security/credentials.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +29,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "gguf_offload/v1/model.pb.h"
+#include "weightd/client/source_counters.h"
 
 namespace gguf_offload {
 
@@ -39,6 +42,10 @@ class WeightSource {
     std::string model;
     // How the daemon's ListSessions names this worker.
     std::string worker;
+    // TLS of HOST:PORT; null for none. `server_name`: what the daemon's certificate has to name, if
+    // not the host.
+    std::shared_ptr<grpc::ChannelCredentials> credentials;
+    std::string server_name;
     // How long to go on trying while the daemon cannot be reached, before Attach gives up.
     absl::Duration attach_timeout = absl::Seconds(60);
     // Streaming: bytes that may be on their way at once.
@@ -48,6 +55,9 @@ class WeightSource {
     // Receives one line for each event worth a log line (detached, attached again, ...). May be
     // null.
     std::function<void(std::string_view)> log;
+    // Counts how it goes, from the first attempt on. Not owned, must outlive the source; may be
+    // null.
+    SourceCounters* counters = nullptr;
   };
 
   // Attaches to the model and fetches its manifest. Errors: NOT_FOUND (no such model),
@@ -86,6 +96,10 @@ class WeightSource {
 
   // Same, waiting.
   absl::Status Read(std::vector<Range> ranges, absl::Time deadline);
+
+  // Names the requests that reads from now on are for, in the daemon's log; a source over shared
+  // memory, whose reads the daemon does not see, ignores them.
+  virtual void SetRequestIds(std::vector<std::string> ids) {}
 
   // DATA_LOSS if the daemon reported or this process noticed that the files were damaged since.
   virtual absl::Status CheckIntact() const = 0;

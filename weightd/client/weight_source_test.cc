@@ -13,8 +13,10 @@
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "weightd/service/testing/test_daemon.h"
@@ -300,6 +302,8 @@ class LyingService final : public v1::WeightService::Service {
     return true;
   };
   std::function<void(v1::Manifest&)> tamper_manifest = [](v1::Manifest&) {};
+  // A stream ends after so many reads.
+  int reads_per_stream = std::numeric_limits<int>::max();
   std::string data = gguf::GgufBuilder::Pattern(1 << 20);
   std::atomic<int> chunks = 0;
 
@@ -335,8 +339,12 @@ class LyingService final : public v1::WeightService::Service {
                                                      v1::StreamBlocksRequest>* stream) override {
     v1::StreamBlocksRequest request;
     v1::StreamBlocksResponse response;
+    int reads = 0;
     while (stream->Read(&request)) {
       if (!request.has_read()) continue;
+      if (reads++ == reads_per_stream) {
+        return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining");
+      }
       const v1::ByteRange& range = request.read().range();
       for (uint64_t at = 0; at < range.bytes(); at += 100000) {
         v1::StreamChunk& chunk = *response.mutable_chunk();
@@ -419,6 +427,28 @@ TEST_F(LyingDaemonTest, ABrokenStreamIsResumedWhereItBroke) {
   ASSERT_TRUE(source.ok());
   EXPECT_TRUE(ReadAll(**source).ok());
   EXPECT_EQ(service_.chunks, 12);
+}
+
+// As a daemon that is told to stop does it: what was asked for before is still sent, and what the
+// client writes meanwhile fails.
+TEST_F(LyingDaemonTest, Case41_AStreamThatEndsAmongReadsIsResumed) {
+  service_.reads_per_stream = 4;
+  const auto source = Attach();
+  ASSERT_TRUE(source.ok());
+  constexpr uint64_t kPiece = 16 << 10;
+  for (int round = 0; round < 5; ++round) {
+    std::string read(service_.data.size(), '?');
+    absl::BlockingCounter left(static_cast<int>(read.size() / kPiece));
+    for (uint64_t at = 0; at < read.size(); at += kPiece) {
+      (*source)->ReadAsync({{0, at, kPiece, reinterpret_cast<uint8_t*>(read.data()) + at}}, Soon(),
+                           [&](const absl::Status& status) {
+                             EXPECT_TRUE(status.ok()) << status;
+                             left.DecrementCount();
+                           });
+    }
+    left.Wait();
+    ASSERT_TRUE(read == service_.data);
+  }
 }
 
 TEST_F(LyingDaemonTest, ChunksNobodyAskedForAreNotStored) {

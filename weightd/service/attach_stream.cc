@@ -17,6 +17,21 @@ constexpr size_t kManifestPiece = 1 << 20;
 constexpr int kMaxHintRanges = 65536;
 constexpr size_t kMaxWorkerName = 256;
 
+TransferEvents::LeaseEnd LeaseEndOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return TransferEvents::LeaseEnd::kDetached;
+    case absl::StatusCode::kCancelled:
+      return TransferEvents::LeaseEnd::kBroken;
+    case absl::StatusCode::kDeadlineExceeded:
+      return TransferEvents::LeaseEnd::kTimedOut;
+    case absl::StatusCode::kUnavailable:
+      return TransferEvents::LeaseEnd::kDrained;
+    default:
+      return TransferEvents::LeaseEnd::kFailed;
+  }
+}
+
 }  // namespace
 
 AttachStream* AttachStream::Start(ServiceCore* core, grpc::CallbackServerContext* context,
@@ -268,13 +283,16 @@ void AttachStream::OnCancel() {
 void AttachStream::OnDone() {
   // Ends without the lock, as it waits for events that are being told.
   store::Lease lease;
+  absl::Status how;
   {
     absl::MutexLock lock(&mutex_);
     done_ = true;
+    how = end_.value_or(absl::CancelledError());
     lease = std::move(lease_);
     if (ticket_.has_value()) core_->tickets.Revoke(*ticket_);
   }
   if (lease.model() != nullptr) {
+    core_->events().OnLeaseEnd(LeaseEndOf(how));
     Log(LogLevel::kInfo, "detached", {{"lease", id_}, {"model", lease.model()->name()}});
   }
   lease = store::Lease();

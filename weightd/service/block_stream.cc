@@ -9,7 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/daemon/request_id.h"
 #include "common/grpc_status/status.h"
+#include "common/log/log.h"
 #include "weightd/service/call_ref.h"
 #include "weightd/service/chunk_encoding.h"
 
@@ -111,6 +113,20 @@ absl::Status BlockStream::HandleStart(const v1::StreamStart& start) {
   return AddCredit(start.initial_credit());
 }
 
+void BlockStream::LogRead(const v1::StreamRead& read) const {
+  std::string ids;
+  for (const std::string& id : read.request_ids()) {
+    if (IsRequestId(id) && ids.size() < 1024) absl::StrAppend(&ids, ids.empty() ? "" : ",", id);
+  }
+  Log(LogLevel::kDebug, "read",
+      {{"stream", id_},
+       {"model", model_->name()},
+       {"shard", read.range().shard()},
+       {"offset", read.range().offset()},
+       {"bytes", read.range().bytes()},
+       {"request_ids", ids}});
+}
+
 absl::Status BlockStream::HandleRead(const v1::StreamRead& read) {
   if (end_.has_value()) return absl::OkStatus();  // Draining: the client asks again elsewhere.
   const v1::ByteRange& range = read.range();
@@ -129,6 +145,7 @@ absl::Status BlockStream::HandleRead(const v1::StreamRead& read) {
     return absl::ResourceExhaustedError(
         absl::StrCat("more than ", kMaxQueuedReads, " reads are waiting"));
   }
+  if (CurrentLogLevel() <= LogLevel::kDebug) LogRead(read);
   // The time that a read is owed begins with it.
   if (!OwesData()) last_progress_ = absl::Now();
   reads_.push_back({read.read_id(), range.shard(), range.offset(), range.bytes()});
@@ -212,6 +229,7 @@ void BlockStream::Prepare() {
   absl::Status intact;
   std::optional<grpc::ByteBuffer> chunk;
   if (model != nullptr) {
+    const absl::Time start = absl::Now();
     if (checksums) {
       header.xxh64 = XXH64(data.data(), data.size(), 0);
     } else {
@@ -219,7 +237,11 @@ void BlockStream::Prepare() {
     }
     // After the bytes have been read: now it is known whether they were the file's.
     intact = core_->store->CheckIntact(*model);
-    if (intact.ok()) chunk = EncodeChunk(header, data, model);
+    if (intact.ok()) {
+      chunk = EncodeChunk(header, data, model);
+      core_->events().OnBlockRead(TransferEvents::Method::kStreamBlocks, data.size(),
+                                  absl::Now() - start);
+    }
   }
   {
     absl::MutexLock lock(&mutex_);

@@ -63,6 +63,7 @@ class BlockStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc:
   absl::Status Handle(const v1::StreamBlocksRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status HandleStart(const v1::StreamStart& start) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status HandleRead(const v1::StreamRead& read) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LogRead(const v1::StreamRead& read) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   absl::Status AddCredit(uint64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ends the stream with `status` as soon as gRPC has let go of the message it is sending.
   void Fail(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

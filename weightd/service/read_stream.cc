@@ -93,8 +93,13 @@ void ReadStream::Prepare() {
     offset_ += piece.size();
     bytes_sent_ += piece.size();
   }
+  const absl::Time start = absl::Now();
   outgoing_.set_data(piece.data(), piece.size());
   absl::Status intact = core_->store->CheckIntact(*model);
+  if (intact.ok()) {
+    core_->events().OnBlockRead(TransferEvents::Method::kReadBlocks, piece.size(),
+                                absl::Now() - start);
+  }
   bool write = false;
   {
     absl::MutexLock lock(&mutex_);

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/daemon/call_gate.h"
 #include "weightd/service/session_book.h"
+#include "weightd/service/transfer_events.h"
 #include "weightd/service/work_queue.h"
 #include "weightd/shm/ticket_book.h"
 #include "weightd/store/model_store.h"
@@ -24,6 +25,8 @@ struct ServiceCore {
     bool loading_allowed = false;
     // A stream that owes data or waits for its peer and has not moved for so long is ended.
     absl::Duration stream_timeout = absl::Seconds(60);
+    // Told what the calls do. Not owned; may be null.
+    TransferEvents* events = nullptr;
   };
 
   // Neither is owned.
@@ -35,6 +38,11 @@ struct ServiceCore {
             std::clamp(this->options.stream_timeout / 4, absl::Milliseconds(10), absl::Seconds(1))),
         work(std::max(4, static_cast<int>(std::thread::hardware_concurrency()))),
         hashing(2) {}
+
+  TransferEvents& events() const {
+    static TransferEvents nobody;
+    return options.events != nullptr ? *options.events : nobody;
+  }
 
   store::ModelStore* const store;
   CallGate* const gate;

@@ -43,12 +43,20 @@ void Configure(grpc::ServerBuilder& builder) {
 
 absl::StatusOr<std::unique_ptr<WeightDaemon>> WeightDaemon::Start(Options options) {
   std::unique_ptr<WeightDaemon> daemon(new WeightDaemon(std::move(options)));
+  if (absl::Status s = daemon->ServeMetrics(); !s.ok()) return s;
   if (absl::Status s = daemon->LoadModels(); !s.ok()) return s;
+  const Options& o = daemon->options_;
+  daemon->rescan_ =
+      std::make_unique<ModelRescan>(daemon->store_.get(), o.model_dir, o.rescan_interval);
   if (absl::Status s = daemon->Listen(); !s.ok()) return s;
   return daemon;
 }
 
-WeightDaemon::WeightDaemon(Options options) : options_(std::move(options)) {
+WeightDaemon::WeightDaemon(Options options)
+    : options_(std::move(options)),
+      gate_(options_.calls_per_client),
+      metrics_("weightd", &gate_),
+      weight_metrics_(std::make_shared<WeightMetrics>(metrics_.registry())) {
   store::ModelStore::Options store_options;
   for (const auto& [name, path] : options_.models) {
     AddFolders(path, /*is_folder=*/false, store_options.allowed_roots);
@@ -61,13 +69,15 @@ WeightDaemon::WeightDaemon(Options options) : options_(std::move(options)) {
   }
   const bool loading_allowed = !store_options.allowed_roots.empty();
   store_options.default_residency = options_.residency;
+  store_options.events = weight_metrics_.get();
   store_options.log = [](std::string_view line) { Log(LogLevel::kInfo, line); };
   store_ = std::make_unique<store::ModelStore>(std::move(store_options));
-  core_ = std::make_unique<ServiceCore>(
-      store_.get(), &gate_,
-      ServiceCore::Options{.socket_path = options_.socket_path,
-                           .loading_allowed = loading_allowed,
-                           .stream_timeout = options_.stream_timeout});
+  core_ =
+      std::make_unique<ServiceCore>(store_.get(), &gate_,
+                                    ServiceCore::Options{.socket_path = options_.socket_path,
+                                                         .loading_allowed = loading_allowed,
+                                                         .stream_timeout = options_.stream_timeout,
+                                                         .events = weight_metrics_.get()});
   weight_service_ = std::make_unique<WeightService>(core_.get());
   diagnostics_service_ = std::make_unique<DiagnosticsService>(core_.get(), options_.flags);
 }
@@ -75,6 +85,15 @@ WeightDaemon::WeightDaemon(Options options) : options_(std::move(options)) {
 WeightDaemon::~WeightDaemon() {
   if (socket_ != nullptr) socket_->Stop();
   daemon_.reset();
+  weight_metrics_->Watch(nullptr);
+}
+
+absl::Status WeightDaemon::ServeMetrics() {
+  weight_metrics_->Watch(core_.get());
+  metrics_.Add(weight_metrics_);
+  metrics_.rpc().Announce(v1::WeightService::service_full_name());
+  metrics_.rpc().Announce(v1::DiagnosticsService::service_full_name());
+  return options_.metrics.has_value() ? metrics_.Serve(*options_.metrics) : absl::OkStatus();
 }
 
 absl::Status WeightDaemon::LoadModels() {
@@ -92,16 +111,21 @@ absl::Status WeightDaemon::LoadModels() {
 absl::Status WeightDaemon::Listen() {
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start({
       .listen = options_.listen,
+      .credentials = options_.credentials,
       .services = {weight_service_.get(), diagnostics_service_.get()},
       .health_names = {v1::WeightService::service_full_name(),
                        v1::DiagnosticsService::service_full_name()},
       .gate = &gate_,
       .grace = options_.grace,
+      .admin = options_.admin,
+      .metrics = metrics_.address(),
+      .on_hangup = [this] { rescan_->ReloadAll(); },
       .on_drain = [this] { core_->sessions.DrainAll(); },
       .on_stop =
           [this] {
             if (socket_ != nullptr) socket_->Stop();
           },
+      .call_metrics = [this] { return metrics_.rpc().NewInterceptorFactory(); },
       .configure = Configure,
   });
   if (!daemon.ok()) return daemon.status();
@@ -116,6 +140,8 @@ absl::Status WeightDaemon::Listen() {
             grpc::AddInsecureChannelFromFd(daemon_->server(), fd.release());
           },
       .redeem = [this](const shm::Ticket& ticket) { return core_->tickets.Redeem(ticket); },
+      .on_handoff = [this](shm::HandoffResult result,
+                           size_t descriptors) { weight_metrics_->OnHandoff(result, descriptors); },
   });
   if (!socket.ok()) return socket.status();
   socket_ = *std::move(socket);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +14,10 @@
 #include "absl/time/time.h"
 #include "common/daemon/daemon.h"
 #include "common/daemon/host_port.h"
+#include "common/metrics/daemon_metrics.h"
+#include "weightd/metrics/weight_metrics.h"
 #include "weightd/service/diagnostics_service.h"
+#include "weightd/service/model_rescan.h"
 #include "weightd/service/service_core.h"
 #include "weightd/service/weight_service.h"
 #include "weightd/shm/local_socket.h"
@@ -41,6 +45,16 @@ class WeightDaemon {
     absl::Duration stream_timeout = absl::Seconds(60);
     // What GetConfig shows.
     std::map<std::string, std::string> flags;
+    // TLS of `listen`; null for none. The Unix socket has none.
+    std::shared_ptr<grpc::ServerCredentials> credentials;
+    // The operators' port.
+    std::optional<HostPort> admin;
+    // Where metrics are served, from before the models are loaded on.
+    std::optional<HostPort> metrics;
+    // Calls that one client may have running; 0 for any number.
+    int calls_per_client = 0;
+    // How often to look whether files have changed, and to load those that have; 0 for never.
+    absl::Duration rescan_interval;
   };
 
   // Loads the models and starts to serve, not yet healthy. Models that cannot be loaded are logged
@@ -56,12 +70,16 @@ class WeightDaemon {
 
  private:
   explicit WeightDaemon(Options options);
+  absl::Status ServeMetrics();
   absl::Status LoadModels();
   absl::Status Listen();
 
   const Options options_;
-  std::unique_ptr<store::ModelStore> store_;
   CallGate gate_;
+  DaemonMetrics metrics_;
+  const std::shared_ptr<WeightMetrics> weight_metrics_;
+  std::unique_ptr<store::ModelStore> store_;
+  std::unique_ptr<ModelRescan> rescan_;
   std::unique_ptr<ServiceCore> core_;
   std::unique_ptr<WeightService> weight_service_;
   std::unique_ptr<DiagnosticsService> diagnostics_service_;

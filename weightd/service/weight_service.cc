@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/daemon/client_identity.h"
 #include "common/grpc_status/status.h"
 #include "common/log/log.h"
 #include "weightd/manifest/manifest.h"
@@ -77,7 +78,7 @@ absl::Status LoadAs(store::ModelStore& store, const v1::LoadModelRequest& reques
 grpc::ServerUnaryReactor* WeightService::Run(grpc::CallbackServerContext* context,
                                              std::function<absl::Status()> method) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) {
     reactor->Finish(ToGrpc(pass.status()));
     return reactor;
@@ -136,8 +137,8 @@ grpc::ServerUnaryReactor* WeightService::UnloadModel(grpc::CallbackServerContext
 }
 
 grpc::ServerWriteReactor<v1::VerifyModelResponse>* WeightService::VerifyModel(
-    grpc::CallbackServerContext*, const v1::VerifyModelRequest* request) {
-  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter();
+    grpc::CallbackServerContext* context, const v1::VerifyModelRequest* request) {
+  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) {
     return new Refused<grpc::ServerWriteReactor<v1::VerifyModelResponse>>(pass.status());
   }
@@ -146,7 +147,7 @@ grpc::ServerWriteReactor<v1::VerifyModelResponse>* WeightService::VerifyModel(
 
 grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* WeightService::Attach(
     grpc::CallbackServerContext* context) {
-  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) {
     return new Refused<grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>>(
         pass.status());
@@ -156,7 +157,7 @@ grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* WeightService::A
 
 grpc::ServerWriteReactor<v1::ReadBlocksResponse>* WeightService::ReadBlocks(
     grpc::CallbackServerContext* context, const v1::ReadBlocksRequest* request) {
-  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) {
     return new Refused<grpc::ServerWriteReactor<v1::ReadBlocksResponse>>(pass.status());
   }
@@ -165,7 +166,7 @@ grpc::ServerWriteReactor<v1::ReadBlocksResponse>* WeightService::ReadBlocks(
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* WeightService::StreamBlocks(
     grpc::CallbackServerContext* context) {
-  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter();
+  absl::StatusOr<CallGate::Pass> pass = core_->gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) {
     return new Refused<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>>(pass.status());
   }

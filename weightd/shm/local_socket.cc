@@ -119,8 +119,9 @@ class LocalSocket::Impl {
     asio::steady_timer again;
     const ucred credentials;
     Handoff handoff;
-    std::string reply;  // what has not been sent of the reply's header
-    size_t sent = 0;    // descriptors
+    bool sending = false;  // `handoff` is on its way
+    std::string reply;     // what has not been sent of the reply's header
+    size_t sent = 0;       // descriptors
   };
   // The list owns the peers. Handlers hold weak pointers: a handler whose peer is gone does
   // nothing.
@@ -156,6 +157,7 @@ class LocalSocket::Impl {
               {{"uid", credentials.has_value() ? static_cast<int64_t>(credentials->uid) : -1},
                {"socket", options_.path}});
         }
+        Tell(HandoffResult::kWrongUser);
         close(fd);
         continue;
       }
@@ -194,11 +196,16 @@ class LocalSocket::Impl {
 
   void Close(const PeerPtr& peer_in_list) {
     const PeerPtr peer = peer_in_list;
+    if (std::exchange(peer->sending, false)) Tell(HandoffResult::kAborted);
     peers_.remove(peer);
     undecided_ = peers_.size();
     peer->deadline.cancel();
     peer->again.cancel();
     if (peer->descriptor.is_open()) peer->descriptor.close();
+  }
+
+  void Tell(HandoffResult result, size_t descriptors = 0) const {
+    if (options_.on_handoff) options_.on_handoff(result, descriptors);
   }
 
   void Peek(const PeerPtr& peer) {
@@ -242,6 +249,9 @@ class LocalSocket::Impl {
       status = Check(*handoff, peer->credentials);
       if (status == HandoffStatus::kOk) peer->handoff = *std::move(handoff);
     }
+    peer->sending = status == HandoffStatus::kOk;
+    if (status == HandoffStatus::kBadTicket) Tell(HandoffResult::kBadTicket);
+    if (status == HandoffStatus::kNotShareable) Tell(HandoffResult::kNotShareable);
     const uint32_t fields[2] = {static_cast<uint32_t>(status),
                                 static_cast<uint32_t>(peer->handoff.descriptors.size())};
     peer->reply.assign(kMagic, sizeof(kMagic));
@@ -280,6 +290,7 @@ class LocalSocket::Impl {
         n = SendBatch(fd, descriptors.data() + peer->sent, count);
         if (n > 0) peer->sent += count;
       } else {
+        if (std::exchange(peer->sending, false)) Tell(HandoffResult::kOk, descriptors.size());
         return Close(peer);
       }
       if (n >= 0 || errno == EINTR) continue;

@@ -23,6 +23,15 @@
 
 namespace gguf_offload::shm {
 
+// How a ticket shown on the socket fared, or a connection that did not get as far.
+enum class HandoffResult {
+  kOk,            // all descriptors were sent
+  kBadTicket,     // HandoffStatus
+  kNotShareable,  // HandoffStatus
+  kAborted,       // the peer left, or took too long, before all were sent
+  kWrongUser,     // its user may not connect
+};
+
 // Owns the socket, its file and one thread, on which the callbacks are called. Thread safe.
 class LocalSocket {
  public:
@@ -34,6 +43,8 @@ class LocalSocket {
     std::function<void(store::UniqueFd)> on_grpc;
     // Redeems a ticket.
     std::function<std::optional<Handoff>(const Ticket&)> redeem;
+    // Told how each handoff ended and how many descriptors it was of. May be null.
+    std::function<void(HandoffResult result, size_t descriptors)> on_handoff;
     // How long a connection may take to show what it is, and to take its descriptors.
     absl::Duration peer_timeout = absl::Seconds(5);
     // Connections that have not shown yet what they are.

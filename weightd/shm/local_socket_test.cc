@@ -43,6 +43,11 @@ class LocalSocketTest : public ::testing::Test {
       grpc_.push_back(std::move(fd));
     };
     options_.redeem = [this](const Ticket& ticket) { return book_.Redeem(ticket); };
+    options_.on_handoff = [this](HandoffResult result, size_t descriptors) {
+      absl::MutexLock lock(&mutex_);
+      results_.push_back(result);
+      handed_out_ += descriptors;
+    };
     SetLogSink([this](std::string_view line) {
       absl::MutexLock lock(&mutex_);
       log_.emplace_back(line);
@@ -119,6 +124,8 @@ class LocalSocketTest : public ::testing::Test {
   absl::Mutex mutex_;
   std::vector<UniqueFd> grpc_;
   std::vector<std::string> log_;
+  std::vector<HandoffResult> results_;
+  size_t handed_out_ = 0;
   LocalSocket::Options options_;
   std::unique_ptr<LocalSocket> socket_;
 };
@@ -153,6 +160,26 @@ TEST_F(LocalSocketTest, HandsOutDescriptorsInOrderAndOverSeveralMessages) {
   }
   EXPECT_TRUE(
       absl::IsPermissionDenied(ReceiveDescriptors(options_.path, ticket, kCount, Soon()).status()));
+  socket_.reset();
+  EXPECT_EQ(results_, (std::vector{HandoffResult::kOk, HandoffResult::kBadTicket}));
+  EXPECT_EQ(handed_out_, size_t(kCount));
+}
+
+TEST_F(LocalSocketTest, TellsOfAPeerThatLeavesBeforeItHasAll) {
+  Start();
+  // More than a connection holds.
+  const std::string ticket = IssueFiles(50 * kBatch);
+  UniqueFd leaves = Connect();
+  const std::string request = "GOFD" + ticket;
+  ASSERT_EQ(write(leaves.get(), request.data(), request.size()), ssize_t(request.size()));
+  char reply[kReplyBytes];
+  ASSERT_EQ(read(leaves.get(), reply, sizeof(reply)), ssize_t(sizeof(reply)));
+  leaves = UniqueFd();
+  // Served by the same thread, after that.
+  ASSERT_TRUE(ReceiveDescriptors(options_.path, IssueFiles(1), 1, Soon()).ok());
+  socket_.reset();
+  EXPECT_EQ(results_, (std::vector{HandoffResult::kAborted, HandoffResult::kOk}));
+  EXPECT_EQ(handed_out_, 1u);
 }
 
 TEST_F(LocalSocketTest, WarnsOnceWhenTheWorkerCouldWriteTheFiles) {
@@ -180,6 +207,8 @@ TEST_F(LocalSocketTest, Case32_DoesNotHandOutAnUnsealedMemfd) {
   EXPECT_TRUE(
       absl::IsFailedPrecondition(ReceiveDescriptors(options_.path, ticket, 1, Soon()).status()));
   EXPECT_EQ(LogLinesWith("not fully sealed"), 1);
+  socket_.reset();
+  EXPECT_EQ(results_, std::vector{HandoffResult::kNotShareable});
 }
 
 TEST_F(LocalSocketTest, Case30_PeersOfOtherUsersAreClosedUnlessAllowed) {
@@ -213,6 +242,7 @@ TEST_F(LocalSocketTest, Case30_PeersOfOtherUsersAreClosedUnlessAllowed) {
   EXPECT_EQ(ask_as_nobody(), 1);
   EXPECT_EQ(LogLinesWith("user that is not allowed"), 1);
   socket_.reset();
+  EXPECT_EQ(results_, std::vector{HandoffResult::kWrongUser});
 
   options_.allowed_uids = {kNobody};
   Start();

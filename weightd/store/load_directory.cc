@@ -11,11 +11,8 @@
 #include "weightd/store/shard_names.h"
 
 namespace gguf_offload::store {
-namespace {
 
-// The folder's *.gguf entries of any kind, sorted; what is not a readable file fails when it is
-// loaded and is listed so.
-absl::StatusOr<std::set<std::string>> GgufPaths(std::string_view folder) {
+absl::StatusOr<std::set<std::string>> ModelStore::GgufFilesIn(std::string_view folder) {
   std::set<std::string> paths;
   std::error_code error;
   for (std::filesystem::directory_iterator it(std::filesystem::path(folder), error), end;
@@ -30,10 +27,8 @@ absl::StatusOr<std::set<std::string>> GgufPaths(std::string_view folder) {
   return paths;
 }
 
-}  // namespace
-
 absl::StatusOr<size_t> ModelStore::LoadDirectory(std::string_view folder) {
-  const auto paths = GgufPaths(folder);
+  const auto paths = GgufFilesIn(folder);
   if (!paths.ok()) return paths.status();
   size_t loaded = 0;
   std::set<std::string> names;

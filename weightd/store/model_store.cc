@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "weightd/gguf/utf8.h"
 #include "weightd/store/model_table.h"
 
@@ -78,6 +79,7 @@ absl::StatusOr<std::shared_ptr<const Model>> ModelStore::Load(std::string_view n
     }
     file = path.empty() ? entry->path : std::string(path);
   }
+  const absl::Time start = absl::Now();
   auto opened = Model::Open(name, file, {.allowed_roots = impl_->options.allowed_roots});
   LeaseStates to_notify;
   std::shared_ptr<const Model> replaced;  // unmapped, if it comes to that, outside the lock
@@ -95,6 +97,7 @@ absl::StatusOr<std::shared_ptr<const Model>> ModelStore::Load(std::string_view n
                               &to_notify);
     }
   }
+  impl_->events().OnLoad(opened.status(), absl::Now() - start);
   if (!opened.ok()) {
     impl_->Log(absl::StrCat("model '", std::string(name),
                             "': cannot be loaded: ", opened.status().message()));
@@ -175,6 +178,15 @@ std::vector<ModelStatus> ModelStore::List() const {
   return list;
 }
 
+std::vector<std::shared_ptr<const Model>> ModelStore::Models() const {
+  std::vector<std::shared_ptr<const Model>> models;
+  absl::MutexLock lock(&impl_->mutex);
+  for (const auto& [name, entry] : impl_->entries) {
+    if (entry->current != nullptr) models.push_back(entry->current);
+  }
+  return models;
+}
+
 absl::StatusOr<ModelStatus> ModelStore::Status(std::string_view name) const {
   ModelStatus status;
   std::shared_ptr<const Model> model;
@@ -208,6 +220,7 @@ absl::StatusOr<ModelStore::TensorHash> ModelStore::HashTensor(const Model& model
   }
   const bool changed = impl_->baselines.DiffersFromFirst(model, index, *hash);
   if (changed) {
+    impl_->events().OnTensorChanged();
     impl_->Log(absl::StrCat("model '", model.name(), "': tensor '",
                             model.tensors()[index].entry->name,
                             "' has changed since it was first verified"));

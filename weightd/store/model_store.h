@@ -16,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weightd/store/model.h"
+#include "weightd/store/store_events.h"
 
 namespace gguf_offload::store {
 
@@ -102,6 +104,8 @@ class ModelStore {
     int populate_threads = 4;
     // Receives one line for each event worth a log line, from any thread. May be null.
     std::function<void(std::string_view)> log;
+    // Told what happens. Not owned, must outlive the store; may be null.
+    StoreEvents* events = nullptr;
     // mlock(2), or what a test puts in its place.
     std::function<int(const void*, size_t)> lock_pages;
   };
@@ -122,6 +126,9 @@ class ModelStore {
   // ".gguf" and "-00001-of-0000N". Files that fail are listed as failed. Returns how many were
   // loaded; an error only if the folder itself cannot be read.
   absl::StatusOr<size_t> LoadDirectory(std::string_view folder);
+  // The paths that LoadDirectory considers, of any kind: what is not a readable file fails when it
+  // is loaded. NOT_FOUND if the folder cannot be read.
+  static absl::StatusOr<std::set<std::string>> GgufFilesIn(std::string_view folder);
 
   // Stops serving a model; returns the number of leases that still hold it. NOT_FOUND.
   absl::StatusOr<uint32_t> Unload(std::string_view name);
@@ -134,6 +141,8 @@ class ModelStore {
 
   // All models by name, and one. NOT_FOUND.
   std::vector<ModelStatus> List() const;
+  // The newest generations of all models that have one, quarantined ones too.
+  std::vector<std::shared_ptr<const Model>> Models() const;
   absl::StatusOr<ModelStatus> Status(std::string_view name) const;
 
   // A lease on a model that Find returned. `on_event` may be null. Errors: FAILED_PRECONDITION (not

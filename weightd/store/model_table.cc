@@ -38,6 +38,11 @@ void ModelStore::Impl::Log(std::string_view line) const {
   if (options.log) options.log(line);
 }
 
+StoreEvents& ModelStore::Impl::events() const {
+  static StoreEvents nobody;
+  return options.events != nullptr ? *options.events : nobody;
+}
+
 std::shared_ptr<ModelEntry> ModelStore::Impl::FindEntry(std::string_view name) const {
   const auto it = entries.find(name);
   return it == entries.end() ? nullptr : it->second;
@@ -131,6 +136,7 @@ void ModelStore::Impl::ResidencyFinished(const std::shared_ptr<const Model>& mod
 
 void ModelStore::Impl::Quarantine(const Model& model, absl::Status why) {
   if (!model.MarkQuarantined(why)) return;
+  events().OnQuarantine();
   LeaseStates to_notify;
   {
     absl::MutexLock lock(&mutex);

@@ -56,6 +56,7 @@ struct ModelStore::Impl {
   explicit Impl(Options options);
 
   void Log(std::string_view line) const;
+  StoreEvents& events() const;
   std::shared_ptr<ModelEntry> FindEntry(std::string_view name) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex);
   // The entry of that name, made if need be, once no other thread is loading it.

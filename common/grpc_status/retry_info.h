@@ -1,6 +1,6 @@
 // google.rpc.RetryInfo: how long a client that was turned away should wait.
-#ifndef COMPUTED_SERVICE_RETRY_INFO_H_
-#define COMPUTED_SERVICE_RETRY_INFO_H_
+#ifndef COMMON_GRPC_STATUS_RETRY_INFO_H_
+#define COMMON_GRPC_STATUS_RETRY_INFO_H_
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -13,4 +13,4 @@ void AddRetryInfo(absl::Duration delay, absl::Status& status);
 
 }  // namespace gguf_offload
 
-#endif  // COMPUTED_SERVICE_RETRY_INFO_H_
+#endif  // COMMON_GRPC_STATUS_RETRY_INFO_H_

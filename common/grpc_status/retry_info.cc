@@ -1,4 +1,4 @@
-#include "computed/service/retry_info.h"
+#include "common/grpc_status/retry_info.h"
 
 #include <google/protobuf/any.pb.h>
 #include <google/protobuf/duration.pb.h>
