@@ -1,30 +1,40 @@
 r"""Continues a prompt with a compute worker and prints the text as it comes.
 
-    protoc -Iproto --python_out=stubs --grpc_out=stubs \
-        --plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin proto/gguf_offload/v1/*.proto
-    PYTHONPATH=stubs python3 tests/clients/python/generate.py 127.0.0.1:7071 "Once upon a time" 64
+    mkdir -p stubs
+    protoc -I../../../proto -I../proto --python_out=stubs --grpc_out=stubs \
+        --plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin \
+        ../../../proto/gguf_offload/v1/*.proto ../proto/gguf_offload/client/*.proto
+    PYTHONPATH=stubs python3 generate.py 127.0.0.1:7071 "Once upon a time" 64
+    PYTHONPATH=stubs python3 generate.py a:7071,b:7071 "Once upon a time" 64 \
+        --ca=ca.pem --cert=me.pem --key=me.key
+
+With several addresses the text goes on at the next one when a worker goes away.
 """
 
+import argparse
 import sys
 
-import grpc
-
-from gguf_offload.v1 import inference_pb2, inference_pb2_grpc
+from gguf_offload_client import Tls, Worker
 
 
-def generate(address, prompt, max_tokens):
-    """Prints the text; gives the GenerateResult."""
-    with grpc.insecure_channel(address, options=[('grpc.enable_http_proxy', 0)]) as channel:
-        worker = inference_pb2_grpc.InferenceServiceStub(channel)
-        request = inference_pb2.GenerateRequest(text=prompt, max_tokens=max_tokens)
-        for response in worker.Generate(request):
-            print(response.text, end='', flush=True)
-            if response.HasField('result'):
-                result = response.result
-        print()
-        return result
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('addresses')
+    parser.add_argument('prompt')
+    parser.add_argument('max_tokens', type=int, nargs='?', default=64)
+    parser.add_argument('--timeout', type=float, default=600)
+    for name in ('ca', 'cert', 'key'):
+        parser.add_argument(f'--{name}', help='PEM file')
+    options = parser.parse_args()
+    tls = Tls(options.ca, options.cert, options.key) if options.ca else None
+    with Worker(options.addresses.split(','), tls=tls, timeout=options.timeout) as worker:
+        generation = worker.generate(options.prompt, options.max_tokens)
+        for piece in generation:
+            print(piece.text, end='', flush=True)
+    print()
+    result = generation.result
+    print(f'{result.generated_tokens} tokens in {result.decode_seconds:.2f} s', file=sys.stderr)
 
 
 if __name__ == '__main__':
-    outcome = generate(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 64)
-    print(f'{outcome.generated_tokens} tokens in {outcome.decode_seconds:.2f} s', file=sys.stderr)
+    main()
