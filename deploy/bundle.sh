@@ -2,11 +2,12 @@
 # Packs the programs with the shared libraries that they need, so that they run on a machine that has
 # neither: with a CUDA driver and cuBLAS on its GPUs, or on the CPU without.
 #
-#   deploy/bundle.sh [--tests] FOLDER [BAZEL_FLAG...]
+#   deploy/bundle.sh [--tests] FOLDER [--from=FOLDER] [BAZEL_FLAG...]
 #
 # FOLDER gets bin/ (the programs), lib/ (libraries, found by $ORIGIN/../lib) and, with --tests,
 # tests/ (the tests and benchmarks that need a GPU; tests/run_gpu.sh runs them). --config=release
-# builds for every GPU from Turing on.
+# builds for every GPU from Turing on. --from builds nothing and takes the programs from a folder laid
+# out like bazel-bin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 with_tests=''
@@ -20,6 +21,11 @@ if [ $# -lt 1 ]; then
 fi
 folder=$1
 shift
+from=''
+if [[ ${1:-} == --from=* ]]; then
+  from=${1#*=}
+  shift
+fi
 
 programs=(//weightd //computed //computed/cli:offloadctl)
 tests=()
@@ -30,7 +36,10 @@ if [ -n "$with_tests" ]; then
     bazel query --noshow_progress 'attr(tags, "\bgpu\b", //...)' 2>/dev/null)
   stubs=(//tests/clients/python:stubs //tests/e2e:standard_services)
 fi
-bazel build --noshow_progress "$@" "${programs[@]}" "${tests[@]}" "${stubs[@]}"
+if [ -z "$from" ]; then
+  from=bazel-bin
+  bazel build --noshow_progress "$@" "${programs[@]}" "${tests[@]}" "${stubs[@]}"
+fi
 
 # The files that targets are built to.
 outputs() { # TARGET...
@@ -39,8 +48,8 @@ outputs() { # TARGET...
     package=${target#//}
     package=${package%%:*}
     case "$target" in
-      *:*) echo "bazel-bin/$package/${target##*:}" ;;
-      *) echo "bazel-bin/$package/${package##*/}" ;;
+      *:*) echo "$from/$package/${target##*:}" ;;
+      *) echo "$from/$package/${package##*/}" ;;
     esac
   done
 }
@@ -52,8 +61,8 @@ if [ -n "$with_tests" ]; then
   mkdir "$folder/tests"
   outputs "${tests[@]}" | xargs -I{} install -m 755 -s {} "$folder/tests"
   # The end-to-end tests, which are Python, look for programs where Bazel puts them.
-  cp -RL bazel-bin/tests/clients/python/stubs "$folder/tests/stubs"
-  cp -L bazel-bin/tests/e2e/standard_services_pb2.py "$folder/tests/stubs"
+  cp -RL "$from"/tests/clients/python/stubs "$folder/tests/stubs"
+  cp -L "$from"/tests/e2e/standard_services_pb2.py "$folder/tests/stubs"
   mkdir -p "$folder"/programs/{weightd,computed/cli,tests/modelgen}
   ln -s ../../bin/weightd "$folder/programs/weightd/weightd"
   ln -s ../../bin/computed "$folder/programs/computed/computed"
@@ -62,7 +71,7 @@ if [ -n "$with_tests" ]; then
 fi
 
 # Everything but the C library, which belongs to the machine.
-find "$folder/bin" "$folder/tests" -type f 2>/dev/null | xargs ldd |
+find "$folder/bin" ${with_tests:+"$folder/tests"} -type f | xargs ldd |
   awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
   grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*)\.so' |
   xargs -I{} install -m 644 {} "$folder/lib"
