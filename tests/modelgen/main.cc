@@ -1,4 +1,5 @@
 // modelgen --preset=NAME --quantization=MIX --out=PATH: writes a synthetic model as GGUF.
+// modelgen quantize --in=FILE --out=PATH --type=TYPE: converts a model to another type of weights.
 //
 // Flags may be spelled with hyphens or underscores. --dry-run prints the sizes and writes nothing.
 #include <algorithm>
@@ -8,12 +9,14 @@
 #include <cstdio>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "tests/modelgen/quantize_command.h"
 #include "tests/modelgen/synthetic_model.h"
 
 ABSL_FLAG(std::string, preset, "",
@@ -115,6 +118,7 @@ int Run() {
 }  // namespace gguf_offload
 
 int main(int argc, char** argv) {
+  const bool quantize = argc > 1 && std::string_view(argv[1]) == "quantize";
   // Abseil knows flags with underscores only.
   std::vector<std::string> spelled(argv, argv + argc);
   std::vector<char*> arguments;
@@ -127,7 +131,10 @@ int main(int argc, char** argv) {
     arguments.push_back(argument.data());
   }
   absl::SetProgramUsageMessage(
-      "writes synthetic GGUF models\nmodelgen --preset=qwen3-8b --quantization=Q4_K_M --out=PATH");
+      "writes synthetic GGUF models and converts models\n"
+      "modelgen --preset=qwen3-8b --quantization=Q4_K_M --out=PATH\n"
+      "modelgen quantize --in=FILE --out=PATH --type=Q4_K");
   absl::ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
-  return gguf_offload::Run();
+  if (!quantize) return gguf_offload::Run();
+  return gguf_offload::RunQuantize(absl::GetFlag(FLAGS_out), absl::GetFlag(FLAGS_threads));
 }
