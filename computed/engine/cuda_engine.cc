@@ -304,14 +304,6 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateCudaEngine(WeightSource& source,
     return absl::InvalidArgumentError(
         "activations in float32 are the CPU backend's; the GPU has int8 and float16");
   }
-  if (architecture.shape().has_latent_attention()) {
-    return absl::UnimplementedError(
-        "models with latent attention run on the CPU only (--backend=cpu), not on the GPU");
-  }
-  if (architecture.shape().has_experts()) {
-    return absl::UnimplementedError(
-        "models with experts run on the CPU only (--backend=cpu), not on the GPU");
-  }
   auto engine = std::make_unique<CudaEngine>(source, architecture, tensors, options, trace);
   if (absl::Status status = engine->Start(); !status.ok()) return status;
   return engine;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/fixtures/golden_models.h"
@@ -40,16 +41,24 @@ class ForwardPassCudaTest : public ::testing::Test {
   uint64_t matrix_bytes_ = 0;  // of the last Synthetic
 };
 
+// A token whose experts are about as good as others may go to others when activations are rounded,
+// and then all of its row is different: such models are judged by the median row.
+double Deviation(const std::vector<float>& logits, const GoldenModel& golden) {
+  return golden.dense ? Nmse(logits, golden.logits)
+                      : MedianRowNmse(logits, golden.logits, golden.columns);
+}
+
 TEST_F(ForwardPassCudaTest, GoldenModelsInHalfPrecision) {
-  for (const GoldenModel& golden : DenseGoldenModels()) {
+  for (const GoldenModel& golden : GoldenModels()) {
     SCOPED_TRACE(golden.model);
     auto model =
         Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kFloat16});
     ASSERT_NE(model, nullptr);
     SequenceRunner runner(*model);
     const std::vector<float> logits = runner.Step(golden.tokens);
-    const double nmse = Nmse(logits, golden.logits);
-    std::printf("%-24s nmse %.3g\n", golden.model.c_str(), nmse);
+    const double nmse = Deviation(logits, golden);
+    std::printf("%-24s nmse %.3g, of all rows %.3g\n", golden.model.c_str(), nmse,
+                Nmse(logits, golden.logits));
     EXPECT_TRUE(nmse <= 1e-4) << nmse;
     if (golden.greedy_min_margin > 1e-3) {
       EXPECT_EQ(Greedy(runner, logits, golden.columns, golden.greedy.size()), golden.greedy);
@@ -57,29 +66,13 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInHalfPrecision) {
   }
 }
 
-TEST_F(ForwardPassCudaTest, ModelsOfTheCpuBackendOnlyAreRefusedAtStart) {
-  int refused = 0;
-  for (const GoldenModel& golden : GoldenModels()) {
-    if (golden.dense) continue;
-    SCOPED_TRACE(golden.model);
-    const absl::Status status =
-        RunningModel::Create(kGoldenModelFolder + golden.model,
-                             {.cuda = true, .activations = ActivationPrecision::kInt8})
-            .status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
-    EXPECT_NE(status.message().find("--backend=cpu"), std::string::npos) << status;
-    ++refused;
-  }
-  EXPECT_EQ(refused, 7);
-}
-
 TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
-  for (const GoldenModel& golden : DenseGoldenModels()) {
+  for (const GoldenModel& golden : GoldenModels()) {
     SCOPED_TRACE(golden.model);
     auto model =
         Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kInt8});
     ASSERT_NE(model, nullptr);
-    const double nmse = Nmse(SequenceRunner(*model).Step(golden.tokens), golden.logits);
+    const double nmse = Deviation(SequenceRunner(*model).Step(golden.tokens), golden);
     // Token by token, through recorded graphs.
     SequenceRunner runner(*model);
     std::vector<float> single;
@@ -87,7 +80,7 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
       const std::vector<float> row = runner.Step({token});
       single.insert(single.end(), row.begin(), row.end());
     }
-    const double single_nmse = Nmse(single, golden.logits);
+    const double single_nmse = Deviation(single, golden);
     std::printf("%-24s nmse %.3g, token by token %.3g\n", golden.model.c_str(), nmse, single_nmse);
     EXPECT_TRUE(nmse <= 5e-3) << nmse;
     EXPECT_TRUE(single_nmse <= 5e-3) << single_nmse;
@@ -96,8 +89,10 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
 
 // Whatever way the weights come in, the same operations run on the same bytes.
 TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
-  for (const char* quantization : {"Q4_K", "Q8_0"}) {
-    const std::string path = Synthetic("tiny-qwen3", quantization, 7);
+  const std::pair<const char*, const char*> models[] = {
+      {"tiny-qwen3", "Q4_K"}, {"tiny-qwen3", "Q8_0"}, {"tiny-qwen3moe", "Q4_K"}};
+  for (const auto& [preset, quantization] : models) {
+    const std::string path = Synthetic(preset, quantization, 7);
     auto resident = Load(path, {.activations = ActivationPrecision::kInt8});
     ASSERT_NE(resident, nullptr);
     EXPECT_EQ(resident->engine->placement().streamed_bytes, 0u);

@@ -22,7 +22,9 @@
 #include "computed/runtime/cuda/lane_clock.h"
 #include "computed/runtime/cuda/step_inputs.h"
 #include "kernels/attention/attention_cuda.h"
+#include "kernels/matmul/head_matmul_cuda.h"
 #include "kernels/matmul/matmul_cuda.h"
+#include "kernels/moe/expert_feed_forward_cuda.h"
 #include "kernels/ops/argmax_cuda.h"
 
 namespace gguf_offload {
@@ -38,6 +40,7 @@ struct CudaBackendConfig {
   cuda::Precision precision = cuda::Precision::kInt8;
   uint64_t weight_scratch_bytes = 0;            // where weights are expanded
   const cuda::CublasLibrary* cublas = nullptr;  // may be null in 8-bit precision
+  cuda::ExpertFeedForwardConfig experts;        // none if there are no experts
 };
 
 class CudaBackend : public Backend {
@@ -118,6 +121,10 @@ class CudaBackend : public Backend {
   cuda::QuantizedRows QuantizedFormOf(const Matrix& out);
   // An Add is put off until it is known whether a norm of the sum follows, which then does both.
   void RunPendingAdd();
+  const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
+  cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
+  void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
+                       const cuda::AttentionSpec& spec);
   void Check(const char* error);
 
   const CudaDevice& device_;
@@ -129,6 +136,8 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<cuda::MatMul> matmul_;
+  std::unique_ptr<cuda::ExpertFeedForward> experts_;  // null if there are none
+  cuda::ChosenExperts chosen_;  // (max_rows, used); its rows are the last choice's
   std::vector<cuda::KvLayer> kv_layers_;
   uint64_t kv_bytes_ = 0;
   uint64_t activation_bytes_ = 0;
