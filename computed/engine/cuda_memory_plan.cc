@@ -150,6 +150,10 @@ std::vector<MemoryItem> FixedItems(const CudaDevice& device, const TransformerSh
   for (const auto& [purpose, bytes] : CudaBackend::Plan(device, plan.backend)) {
     items.push_back({purpose, bytes});
   }
+  if (shape.has_experts()) {
+    items.push_back(
+        {"state of experts", ExpertCache::StateBytes(shape.layers, shape.experts.routing.experts)});
+  }
   return items;
 }
 
@@ -170,7 +174,7 @@ absl::Status TooSmall(std::vector<MemoryItem> items, uint64_t least_weights,
 absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
     const CudaDevice& device, const TransformerShape& shape, const ModelTensors& tensors,
     const EngineOptions& options, const CudaBudget& budget, const cuda::CublasLibrary* cublas,
-    bool shared_embedding) {
+    bool shared_embedding, bool cache_experts) {
   if (absl::Status status = CheckHeads(shape); !status.ok()) return status;
   for (const auto& group : tensors.groups) {
     for (const ModelTensor& tensor : group) {
@@ -192,12 +196,23 @@ absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
     if (smallest) return TooSmall(plan.items, least_weights, plan.sizes, budget.bytes);
   }
   const uint64_t fixed = Sum(plan.items);
-  absl::StatusOr<DevicePlacement> weights =
-      PlanDevicePlacement(tensors, {.weight_memory = budget.bytes - fixed,
-                                    .max_resident = options.resident_weights,
-                                    .shared_embedding = shared_embedding});
+  const RoutingRule& routing = shape.experts.routing;
+  absl::StatusOr<DevicePlacement> weights = PlanDevicePlacement(
+      tensors, {.weight_memory = budget.bytes - fixed,
+                .max_resident = options.resident_weights,
+                .shared_embedding = shared_embedding,
+                .expert_cache = {.possible = cache_experts && shape.has_experts(),
+                                 .max_bytes = options.expert_cache,
+                                 .experts = routing.experts,
+                                 .used = routing.used}});
   if (!weights.ok()) return weights.status();
   plan.weights = *std::move(weights);
+  if (const ExpertCachePlan& cache = plan.weights.expert_cache; !cache.empty()) {
+    plan.items.push_back(
+        {cache.shared ? absl::StrCat("experts: ", cache.layers[0].slots, " slots for all layers")
+                      : absl::StrCat("experts: ", cache.layers[0].slots, " slots a layer"),
+         DeviceArena::Rounded(cache.slot_memory)});
+  }
   plan.items.push_back({"vectors and resident weights", plan.weights.resident_memory});
   plan.items.push_back({absl::StrCat("ring of ", plan.weights.summary.ring_slots, " slots"),
                         plan.weights.ring_memory});

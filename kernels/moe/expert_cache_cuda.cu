@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kResolveThreads)
     ResolveKernel(const __grid_constant__ ResolveArguments a) {
   __shared__ uint8_t marks[kMaxExperts];
   __shared__ int32_t missing[kMaxExpertSlots];  // experts, in their order
+  __shared__ unsigned long long last_use[kMaxExpertSlots];
   __shared__ int found_count, missing_count;
   const unsigned long long now = *a.pool.clock + 1;
   int32_t* const slot_of = a.pool.slot_of + a.first_owner;
@@ -60,14 +61,18 @@ __global__ void __launch_bounds__(kResolveThreads)
       missing[before] = expert;
     }
     __syncthreads();
+    for (int slot = threadIdx.x; slot < a.pool.slots; slot += kResolveThreads) {
+      last_use[slot] = a.pool.last_use[slot];
+    }
+    __syncthreads();
     // The slots unused for the longest time, of equals the first.
     for (int slot = threadIdx.x; slot < a.pool.slots; slot += kResolveThreads) {
-      const unsigned long long used = a.pool.last_use[slot];
+      const unsigned long long used = last_use[slot];
       if (used == now) continue;
       int older = 0;
-      for (int i = 0; i < a.pool.slots && older < missing_count; ++i) {
-        const unsigned long long other = a.pool.last_use[i];
-        older += other < used || (other == used && i < slot);
+#pragma unroll 8
+      for (int i = 0; i < a.pool.slots; ++i) {
+        older += last_use[i] < used || (last_use[i] == used && i < slot);
       }
       if (older < missing_count) a.fills.fills[older] = {missing[older], slot};
     }

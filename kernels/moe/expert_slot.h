@@ -7,7 +7,7 @@
 namespace gguf_offload {
 
 // The most slots that are managed together.
-inline constexpr int kMaxExpertSlots = 4096;
+inline constexpr int kMaxExpertSlots = 2048;
 
 // Bytes that a matrix of an expert takes in a slot: it keeps its address modulo 16, and the 16
 // bytes behind it are readable. The result is a multiple of 16.

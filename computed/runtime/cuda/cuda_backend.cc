@@ -227,6 +227,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   batch_ = &batch;
   ++step_;
   error_.clear();
+  at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
@@ -253,8 +254,9 @@ void CudaBackend::RunPrologue() {
 }
 
 void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
+  const bool first = std::exchange(at_start_, false);
   const auto run = [&] {
-    if (index == 0) RunPrologue();
+    if (first) RunPrologue();
     operations();
     RunPendingAdd();
     quantized_ = nullptr;
@@ -505,10 +507,12 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
                                 .bias = bias.floats(),
                                 .data = weight.data};
   };
-  const cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
-                                                    .up = matrices(bank.up, bank.up_bias),
-                                                    .down = matrices(bank.down, bank.down_bias),
-                                                    .activation = bank.activation};
+  const int layer = bank.gate.expert_layer;
+  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
+                                              .up = matrices(bank.up, bank.up_bias),
+                                              .down = matrices(bank.down, bank.down_bias),
+                                              .activation = bank.activation,
+                                              .uses = expert_cache_->uses(layer)};
   cuda::QuantizedRows quantized;
   if (experts_->WantsQuantized(chosen_.rows, experts)) {
     quantized = matmul_->PrepareQuantized(chosen_.rows, x.columns);
@@ -517,8 +521,27 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
       quantized_ = x.data;
     }
   }
-  experts_->AddTo(residual.data, residual.stride, x.data, x.stride, quantized, chosen_, experts,
-                  stream_);
+  if (!bank.gate.cached) {
+    experts_->AddTo(residual.data, residual.stride, x.data, x.stride, quantized, chosen_, experts,
+                    stream_);
+    return;
+  }
+  experts.gate = expert_cache_->InSlots(layer, 0, experts.gate);
+  experts.up = expert_cache_->InSlots(layer, 1, experts.up);
+  experts.down = expert_cache_->InSlots(layer, 2, experts.down);
+  // As many rows at a time as find room for their experts.
+  const int most = expert_cache_->MostRows(layer, chosen_.used);
+  for (int first = 0; first < chosen_.rows; first += most) {
+    cuda::ChosenExperts chosen = chosen_;
+    chosen.rows = std::min(most, chosen_.rows - first);
+    chosen.experts += int64_t{first} * chosen.used;
+    chosen.weights += int64_t{first} * chosen.used;
+    expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+    experts_->AddTo(residual.data + first * residual.stride, residual.stride,
+                    x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
+                    stream_);
+    if (chosen.rows == chosen_.rows - first) break;
+  }
 }
 
 void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
