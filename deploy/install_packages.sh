@@ -9,7 +9,7 @@ packages=(
   pkg-config git ca-certificates procps
   # libraries
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
-  libboost1.81-dev libhwy-dev libxxhash-dev libpcre2-dev liburing-dev nlohmann-json3-dev
+  libboost1.81-dev libhwy-dev libxxhash-dev libpcre2-dev liburing-dev nlohmann-json3-dev libpng-dev
   # tests, fuzzing, benchmarks
   libgtest-dev libgmock-dev libbenchmark-dev clang-14 libclang-rt-14-dev
   python3 python3-grpcio python3-grpc-tools python3-numpy

@@ -36,6 +36,8 @@ std::vector<Command> GenerateCommands();
 std::vector<Command> EvaluateCommands();
 // placement.cc: placement
 std::vector<Command> PlacementCommands();
+// experts.cc: experts
+std::vector<Command> ExpertCommands();
 // diagnostics.cc: memory, sessions, config, build, ping, trace
 std::vector<Command> DiagnosticsCommands();
 

@@ -18,8 +18,9 @@ namespace {
 
 std::vector<Command> AllCommands() {
   std::vector<Command> all;
-  for (auto* group : {ModelCommands, LoadingCommands, TensorCommands, TokenCommands,
-                      GenerateCommands, EvaluateCommands, PlacementCommands, DiagnosticsCommands}) {
+  for (auto* group :
+       {ModelCommands, LoadingCommands, TensorCommands, TokenCommands, GenerateCommands,
+        EvaluateCommands, PlacementCommands, ExpertCommands, DiagnosticsCommands}) {
     std::vector<Command> commands = group();
     std::move(commands.begin(), commands.end(), std::back_inserter(all));
   }
