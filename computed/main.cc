@@ -56,6 +56,10 @@ ABSL_FLAG(
 ABSL_FLAG(std::string, resident_weights, "",
           "At most so many bytes of weights stay in GPU memory; default: all that fit");
 ABSL_FLAG(
+    std::string, expert_cache, "",
+    "At most so many bytes of experts stay in GPU memory, in a cache of those that tokens were "
+    "routed to last; default: all of them, or what all else leaves");
+ABSL_FLAG(
     std::string, transport, "auto",
     "How weights get to the GPU: auto, registered (DMA from the mapped files), staged (through "
     "pinned memory) or direct-io (from the disk past the page cache)");
@@ -139,7 +143,8 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
   const std::pair<const absl::Flag<std::string>&, uint64_t&> sizes[] = {
       {FLAGS_host_memory, engine.host_memory},
       {FLAGS_gpu_memory, engine.gpu_memory},
-      {FLAGS_resident_weights, engine.resident_weights}};
+      {FLAGS_resident_weights, engine.resident_weights},
+      {FLAGS_expert_cache, engine.expert_cache}};
   for (const auto& [flag, bytes] : sizes) {
     const std::string text = absl::GetFlag(flag);
     if (text.empty()) continue;
@@ -155,7 +160,7 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
   for (const char* name :
        {"weights", "model", "listen", "backend", "activations", "threads", "context_tokens",
         "kv_tokens", "step_tokens", "max_sequences", "max_waiting", "host_memory", "gpu_memory",
-        "resident_weights", "transport", "attach_timeout", "tls_server_name"}) {
+        "resident_weights", "expert_cache", "transport", "attach_timeout", "tls_server_name"}) {
     options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
         absl::FindCommandLineFlag(name)->CurrentValue();
   }

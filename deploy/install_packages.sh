@@ -10,7 +10,7 @@ packages=(
   # libraries
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libabsl-dev
   libboost1.81-dev libhwy-dev libxxhash-dev libpcre2-dev liburing-dev nlohmann-json3-dev
-  libssl-dev libgoogle-perftools-dev prometheus-cpp-dev
+  libssl-dev libgoogle-perftools-dev prometheus-cpp-dev libpng-dev
 )
 test_packages=(
   # tests, fuzzing, benchmarks

@@ -38,6 +38,8 @@ std::vector<Command> EvaluateCommands();
 std::vector<Command> PlacementCommands();
 // health.cc: health
 std::vector<Command> HealthCommands();
+// experts.cc: experts
+std::vector<Command> ExpertCommands();
 // diagnostics.cc: memory, sessions, config, build, ping, trace
 std::vector<Command> DiagnosticsCommands();
 

@@ -21,7 +21,7 @@ std::vector<Command> AllCommands() {
   std::vector<Command> all;
   for (auto* group :
        {ModelCommands, LoadingCommands, TensorCommands, TokenCommands, GenerateCommands,
-        EvaluateCommands, PlacementCommands, DiagnosticsCommands, HealthCommands}) {
+        EvaluateCommands, PlacementCommands, ExpertCommands, DiagnosticsCommands, HealthCommands}) {
     std::vector<Command> commands = group();
     std::move(commands.begin(), commands.end(), std::back_inserter(all));
   }

@@ -44,12 +44,15 @@ class CudaEngine : public Engine {
   std::vector<MemoryItem> Memory() const override;
   std::vector<std::string> Fallbacks() const override;
   std::optional<LinkCounters> link_counters() const override;
+  absl::StatusOr<std::vector<ExpertCounters>> expert_counters() override;
   uint64_t device_bytes() const override { return device_->UsedBytes(); }
   absl::Status Finish() override;
 
  private:
   absl::Status LoadLibraries();
-  absl::Status CreateLoader();
+  absl::Status MakePlan(bool cache_experts);
+  absl::Status MapExperts();
+  absl::Status CreateTransport();
   absl::StatusOr<std::unique_ptr<DeviceTransport>> NewStagedTransport();
   bool larger_than_host_memory() const;
   void ReadClocks();
@@ -67,7 +70,9 @@ class CudaEngine : public Engine {
   std::unique_ptr<CudaDevice> device_;
   std::unique_ptr<cuda::CublasLibrary> cublas_;
   std::unique_ptr<DeviceArena> arena_;
+  DeviceWeightLoaderOptions loading_;  // until there is a loader
   std::unique_ptr<DeviceWeightLoader> loader_;
+  std::unique_ptr<ExpertCache> expert_cache_;  // of models with experts
   std::unique_ptr<CudaBackend> backend_;
 
   // Where the lanes' times are counted from while a capture runs.
@@ -90,20 +95,33 @@ absl::Status CudaEngine::Start() {
   device_ = *std::move(device);
   budget_.bytes = options_.gpu_memory != 0 ? options_.gpu_memory : device_->FreeBytes() / 10 * 9;
   if (absl::Status status = LoadLibraries(); !status.ok()) return status;
-  absl::StatusOr<CudaMemoryPlan> plan =
-      PlanCudaMemory(*device_, shape_, tensors_, options_, budget_, cublas_.get(),
-                     /*shared_embedding=*/source_.MappedShard(0) != nullptr);
-  if (!plan.ok()) return plan.status();
-  plan_ = *std::move(plan);
+  if (absl::Status status = CreateTransport(); !status.ok()) return status;
+  const bool cache_experts = loading_.registered != nullptr;
+  if (absl::Status status = MakePlan(cache_experts); !status.ok()) return status;
+  if (absl::Status status = MapExperts(); !status.ok()) {
+    notes_.push_back(absl::StrCat("experts are not cached because of: ", status.message()));
+    Log(LogLevel::kWarning, notes_.back());
+    if (status = MakePlan(/*cache_experts=*/false); !status.ok()) return status;
+  }
 
   absl::StatusOr<std::unique_ptr<DeviceArena>> arena = DeviceArena::Create(plan_.arena_bytes);
   if (!arena.ok()) return arena.status();
   arena_ = *std::move(arena);
-  if (absl::Status status = CreateLoader(); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<DeviceWeightLoader>> loader = DeviceWeightLoader::Create(
+      *device_, source_, tensors_, plan_.weights, *arena_, std::move(loading_));
+  if (!loader.ok()) return loader.status();
+  loader_ = *std::move(loader);
+  if (shape_.has_experts()) {
+    absl::StatusOr<std::unique_ptr<ExpertCache>> cache = ExpertCache::Create(
+        plan_.weights.expert_cache, shape_.layers, shape_.experts.routing.experts, *arena_);
+    if (!cache.ok()) return cache.status();
+    expert_cache_ = *std::move(cache);
+  }
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
       CudaBackend::Create(*device_, plan_.backend, *arena_);
   if (!backend.ok()) return backend.status();
   backend_ = *std::move(backend);
+  backend_->set_expert_cache(expert_cache_.get());
   backend_->set_idle_work([this] {
     ReadClocks();
     WatchBudget();
@@ -167,8 +185,8 @@ absl::StatusOr<std::unique_ptr<DeviceTransport>> CudaEngine::NewStagedTransport(
   return std::unique_ptr<DeviceTransport>(*std::move(staged));
 }
 
-absl::Status CudaEngine::CreateLoader() {
-  DeviceWeightLoaderOptions options;
+absl::Status CudaEngine::CreateTransport() {
+  DeviceWeightLoaderOptions& options = loading_;
   const bool mapped = source_.MappedShard(0) != nullptr;
   const bool direct = options_.transport == Transport::kRegistered ||
                       (options_.transport == Transport::kAuto && !larger_than_host_memory());
@@ -203,11 +221,47 @@ absl::Status CudaEngine::CreateLoader() {
     }
   }
   for (const std::string& note : notes_) Log(LogLevel::kWarning, note);
-  absl::StatusOr<std::unique_ptr<DeviceWeightLoader>> loader = DeviceWeightLoader::Create(
-      *device_, source_, tensors_, plan_.weights, *arena_, std::move(options));
-  if (!loader.ok()) return loader.status();
-  loader_ = *std::move(loader);
   return absl::OkStatus();
+}
+
+absl::Status CudaEngine::MakePlan(bool cache_experts) {
+  absl::StatusOr<CudaMemoryPlan> plan =
+      PlanCudaMemory(*device_, shape_, tensors_, options_, budget_, cublas_.get(),
+                     /*shared_embedding=*/source_.MappedShard(0) != nullptr, cache_experts);
+  if (!plan.ok()) return plan.status();
+  plan_ = *std::move(plan);
+  return absl::OkStatus();
+}
+
+// Registers the files' pages with experts, where that is refused before the plan relies on it.
+absl::Status CudaEngine::MapExperts() {
+  for (const ExpertCachePlan::Layer& layer : plan_.weights.expert_cache.layers) {
+    for (const ModelTensor& tensor : tensors_.groups[tensors_.layer_group(layer.layer)]) {
+      if (tensor.id != kExpertGate && tensor.id != kExpertUp && tensor.id != kExpertDown) continue;
+      absl::StatusOr<const uint8_t*> address =
+          loading_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.bytes);
+      if (!address.ok()) return address.status();
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<ExpertCounters>> CudaEngine::expert_counters() {
+  std::vector<ExpertCounters> counters;
+  if (expert_cache_ == nullptr) return counters;
+  absl::StatusOr<std::vector<ExpertActivity>> layers = expert_cache_->Read();
+  if (!layers.ok()) return layers.status();
+  for (ExpertActivity& layer : *layers) {
+    if (layer.layer < shape_.experts.dense_layers) continue;
+    counters.push_back({.layer = layer.layer,
+                        .slots = layer.slots,
+                        .slot_bytes = layer.slot_bytes,
+                        .hits = layer.hits,
+                        .misses = layer.misses,
+                        .bytes = layer.bytes,
+                        .uses = std::move(layer.uses)});
+  }
+  return counters;
 }
 
 // Code that is loaded when it first runs, and recorded graphs, may take more than was set aside.
@@ -258,6 +312,13 @@ std::optional<LinkCounters> CudaEngine::link_counters() const {
   LinkCounters counters = counters_;
   counters.transport = loader_->transport_name();
   counters.bytes = loader_->copied_bytes();
+  if (!plan_.weights.expert_cache.empty()) {
+    // What kernels fetch crosses the link, too.
+    absl::StatusOr<std::vector<ExpertActivity>> layers = expert_cache_->Read();
+    if (layers.ok()) {
+      for (const ExpertActivity& layer : *layers) counters.bytes += layer.bytes;
+    }
+  }
   return counters;
 }
 
@@ -303,14 +364,6 @@ absl::StatusOr<std::unique_ptr<Engine>> CreateCudaEngine(WeightSource& source,
   if (options.activations == ActivationPrecision::kFloat32) {
     return absl::InvalidArgumentError(
         "activations in float32 are the CPU backend's; the GPU has int8 and float16");
-  }
-  if (architecture.shape().has_latent_attention()) {
-    return absl::UnimplementedError(
-        "models with latent attention run on the CPU only (--backend=cpu), not on the GPU");
-  }
-  if (architecture.shape().has_experts()) {
-    return absl::UnimplementedError(
-        "models with experts run on the CPU only (--backend=cpu), not on the GPU");
   }
   auto engine = std::make_unique<CudaEngine>(source, architecture, tensors, options, trace);
   if (absl::Status status = engine->Start(); !status.ok()) return status;

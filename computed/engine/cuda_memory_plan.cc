@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "computed/session/forward_pass.h"
+#include "kernels/attention/latent_attention_cuda.h"
 
 namespace gguf_offload {
 namespace {
@@ -52,14 +53,41 @@ EngineSizes ChooseSizes(const TransformerShape& shape, const EngineOptions& opti
 
   int64_t kv_tokens = options.kv_tokens;
   if (kv_tokens == 0) {
+    const int64_t value_dim = shape.has_latent_attention() ? 0 : shape.value_dim;
     const uint64_t token_bytes =
-        uint64_t{2} * shape.layers * shape.kv_heads * (shape.key_dim + shape.value_dim);
+        uint64_t{2} * shape.layers * shape.kv_heads * (shape.key_dim + value_dim);
     kv_tokens = smallest ? sizes.context_tokens
                          : std::clamp<int64_t>(budget / 4 / token_bytes, sizes.context_tokens,
                                                int64_t{4} * sizes.context_tokens);
   }
   sizes.kv_pages = static_cast<int>((kv_tokens + cuda::kPageTokens - 1) / cuda::kPageTokens);
   return sizes;
+}
+
+// What products with experts need: more rows at a time make better use of weights that have been
+// expanded, but a sixteenth of the budget is enough.
+cuda::ExpertFeedForwardConfig ConfigureExperts(const TransformerShape& shape,
+                                               const CudaBackendConfig& backend, uint64_t budget,
+                                               bool smallest) {
+  if (!shape.has_experts()) return {};
+  constexpr int kInt8Rows = 64;
+  constexpr int kMostPairs = 65535;  // of a grid
+  const int int8_rows =
+      backend.precision == cuda::Precision::kInt8 ? std::min(kInt8Rows, backend.max_rows) : 0;
+  cuda::ExpertFeedForwardConfig config{.experts = shape.experts.routing.experts,
+                                       .used = shape.experts.routing.used,
+                                       .dim = shape.embedding,
+                                       .feed_forward = shape.experts.feed_forward,
+                                       .int8_rows = int8_rows,
+                                       .chunk_rows = std::min(kInt8Rows, backend.max_rows)};
+  while (!smallest && config.chunk_rows < backend.max_rows) {
+    cuda::ExpertFeedForwardConfig larger = config;
+    larger.chunk_rows = std::min(2 * config.chunk_rows, backend.max_rows);
+    if (larger.chunk_rows * config.used > kMostPairs) break;
+    if (cuda::ExpertFeedForward::WorkspaceBytes(larger) > budget / 16) break;
+    config = larger;
+  }
+  return config;
 }
 
 CudaBackendConfig ConfigureBackend(const TransformerShape& shape, const ModelTensors& tensors,
@@ -79,6 +107,7 @@ CudaBackendConfig ConfigureBackend(const TransformerShape& shape, const ModelTen
     for (const ModelTensor& tensor : group) {
       if (tensor.is_vector()) continue;
       config.max_columns = std::max(config.max_columns, tensor.columns);
+      if (tensor.matrices > 1) continue;
       if (tensor.id == kTokenEmbedding) continue;
       largest = std::max<uint64_t>(largest, tensor.columns * tensor.rows * sizeof(uint16_t));
     }
@@ -90,7 +119,19 @@ CudaBackendConfig ConfigureBackend(const TransformerShape& shape, const ModelTen
     config.weight_scratch_bytes = std::clamp<uint64_t>(
         std::min(largest, budget / 16), least, std::max<uint64_t>(least, uint64_t{64} << 20));
   }
+  config.experts = ConfigureExperts(shape, config, budget, smallest);
   return config;
+}
+
+absl::Status CheckHeads(const TransformerShape& shape) {
+  const bool latent = shape.has_latent_attention();
+  const int64_t most_key = latent ? cuda::kMaxLatentKeyDim : cuda::kMaxHeadDim;
+  const int64_t most_value = latent ? cuda::kMaxLatentValueDim : cuda::kMaxHeadDim;
+  if (shape.key_dim <= most_key && shape.value_dim <= most_value) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("the CUDA backend has ", latent ? "latent " : "",
+                   "attention with keys of up to ", most_key, " elements and values of up to ",
+                   most_value, ", the model ", shape.key_dim, " and ", shape.value_dim));
 }
 
 // All but the weights.
@@ -108,6 +149,10 @@ std::vector<MemoryItem> FixedItems(const CudaDevice& device, const TransformerSh
       {absl::StrCat("activations of ", sizes.step_tokens, " tokens"), activations}};
   for (const auto& [purpose, bytes] : CudaBackend::Plan(device, plan.backend)) {
     items.push_back({purpose, bytes});
+  }
+  if (shape.has_experts()) {
+    items.push_back(
+        {"state of experts", ExpertCache::StateBytes(shape.layers, shape.experts.routing.experts)});
   }
   return items;
 }
@@ -129,13 +174,8 @@ absl::Status TooSmall(std::vector<MemoryItem> items, uint64_t least_weights,
 absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
     const CudaDevice& device, const TransformerShape& shape, const ModelTensors& tensors,
     const EngineOptions& options, const CudaBudget& budget, const cuda::CublasLibrary* cublas,
-    bool shared_embedding) {
-  const int64_t largest_head = std::max(shape.key_dim, shape.value_dim);
-  if (largest_head > cuda::kMaxHeadDim) {
-    return absl::UnimplementedError(absl::StrCat("the CUDA backend has attention heads of up to ",
-                                                 cuda::kMaxHeadDim, " elements, the model ",
-                                                 largest_head));
-  }
+    bool shared_embedding, bool cache_experts) {
+  if (absl::Status status = CheckHeads(shape); !status.ok()) return status;
   for (const auto& group : tensors.groups) {
     for (const ModelTensor& tensor : group) {
       const bool looked_up = tensor.id == kTokenEmbedding && !tensors.tied_head;
@@ -156,12 +196,23 @@ absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
     if (smallest) return TooSmall(plan.items, least_weights, plan.sizes, budget.bytes);
   }
   const uint64_t fixed = Sum(plan.items);
-  absl::StatusOr<DevicePlacement> weights =
-      PlanDevicePlacement(tensors, {.weight_memory = budget.bytes - fixed,
-                                    .max_resident = options.resident_weights,
-                                    .shared_embedding = shared_embedding});
+  const RoutingRule& routing = shape.experts.routing;
+  absl::StatusOr<DevicePlacement> weights = PlanDevicePlacement(
+      tensors, {.weight_memory = budget.bytes - fixed,
+                .max_resident = options.resident_weights,
+                .shared_embedding = shared_embedding,
+                .expert_cache = {.possible = cache_experts && shape.has_experts(),
+                                 .max_bytes = options.expert_cache,
+                                 .experts = routing.experts,
+                                 .used = routing.used}});
   if (!weights.ok()) return weights.status();
   plan.weights = *std::move(weights);
+  if (const ExpertCachePlan& cache = plan.weights.expert_cache; !cache.empty()) {
+    plan.items.push_back(
+        {cache.shared ? absl::StrCat("experts: ", cache.layers[0].slots, " slots for all layers")
+                      : absl::StrCat("experts: ", cache.layers[0].slots, " slots a layer"),
+         DeviceArena::Rounded(cache.slot_memory)});
+  }
   plan.items.push_back({"vectors and resident weights", plan.weights.resident_memory});
   plan.items.push_back({absl::StrCat("ring of ", plan.weights.summary.ring_slots, " slots"),
                         plan.weights.ring_memory});

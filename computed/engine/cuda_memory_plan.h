@@ -27,13 +27,13 @@ struct CudaBudget {
 };
 
 // Sizes that were not asked for depend on the budget. `shared_embedding`: the embedding is read
-// from the files' pages. RESOURCE_EXHAUSTED, with a table of what is needed and the smallest budget
-// that would do, if it is too small; UNIMPLEMENTED for heads or
-// types of weights that the kernels do not know.
+// from the files' pages; `cache_experts`: so may experts be, into a cache. RESOURCE_EXHAUSTED, with
+// a table of what is needed and the smallest budget that would do, if it is too small;
+// UNIMPLEMENTED for heads or types of weights that the kernels do not know.
 absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
     const CudaDevice& device, const TransformerShape& shape, const ModelTensors& tensors,
     const EngineOptions& options, const CudaBudget& budget, const cuda::CublasLibrary* cublas,
-    bool shared_embedding);
+    bool shared_embedding, bool cache_experts);
 
 }  // namespace gguf_offload
 

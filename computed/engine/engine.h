@@ -52,6 +52,8 @@ struct EngineOptions {
   uint64_t gpu_memory = 0;
   // CUDA: at most so many bytes of matrices stay on the GPU.
   uint64_t resident_weights = UINT64_MAX;
+  // CUDA: at most so many bytes for the cache of experts of a model that does not fit.
+  uint64_t expert_cache = UINT64_MAX;
   Transport transport = Transport::kAuto;
 };
 
@@ -82,10 +84,15 @@ struct LinkCounters {
   double compute_idle_seconds = 0;  // between stretches of a step
 };
 
-// Experts that operations asked for, of layers whose experts are not all resident, since the start.
+// What has happened to the experts of a layer since the start.
 struct ExpertCounters {
-  uint64_t hits = 0;    // were where they are computed with
-  uint64_t misses = 0;  // had to be brought there first
+  int layer = 0;
+  int slots = 0;  // of the cache; 0: all experts are resident or streamed
+  uint64_t slot_bytes = 0;
+  uint64_t hits = 0;           // experts that a step found in the cache
+  uint64_t misses = 0;         // experts that it had to fetch
+  uint64_t bytes = 0;          // that it fetched
+  std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
 };
 
 class Engine {
@@ -104,8 +111,11 @@ class Engine {
   virtual std::vector<std::string> Fallbacks() const { return {}; }
   // None without a link.
   virtual std::optional<LinkCounters> link_counters() const { return std::nullopt; }
-  // Zeros without a cache of experts. Called at any time, so without waiting for a step.
-  virtual ExpertCounters expert_counters() const { return {}; }
+  // One entry a layer with experts, in their order; none where nothing is counted. Does not wait
+  // for steps.
+  virtual absl::StatusOr<std::vector<ExpertCounters>> expert_counters() {
+    return std::vector<ExpertCounters>();
+  }
   // GPU memory taken since the context was made, by the driver's count.
   virtual uint64_t device_bytes() const { return 0; }
 

@@ -73,7 +73,7 @@ void CollectSession(const InferenceSession* session, std::vector<prometheus::Met
                       session != nullptr ? session->kv_pages_total() : 0));
 }
 
-void CollectMemory(const Engine& engine, std::vector<prometheus::MetricFamily>& out) {
+void CollectMemory(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   prometheus::MetricFamily memory = GaugeFamily("gguf_offload_computed_memory_bytes",
                                                 "Memory that the engine has reserved, by purpose.");
   for (const MemoryItem& item : engine.Memory()) {
@@ -96,7 +96,7 @@ void CollectMemory(const Engine& engine, std::vector<prometheus::MetricFamily>& 
 }
 
 // Of the link to a GPU; without one, of the fetches into the host's memory, of which less is known.
-void CollectLink(const Engine& engine, std::vector<prometheus::MetricFamily>& out) {
+void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   prometheus::MetricFamily bytes =
       CounterFamily("gguf_offload_computed_link_bytes_total",
                     "Bytes of weights brought to where they are computed with.");
@@ -114,7 +114,7 @@ void CollectLink(const Engine& engine, std::vector<prometheus::MetricFamily>& ou
     AddSample(idle, link->compute_idle_seconds, {{"lane", "compute"}});
     stalls = static_cast<double>(link->ring_stalls);
   } else {
-    const FetchCounters fetch = const_cast<Engine&>(engine).loader().fetch_counters();
+    const FetchCounters fetch = engine.loader().fetch_counters();
     AddSample(bytes, static_cast<double>(fetch.bytes), {{"transport", "host"}});
     AddSample(busy, fetch.busy_seconds, {{"lane", "copy"}});
     AddSample(idle, fetch.wait_seconds, {{"lane", "compute"}});
@@ -123,13 +123,18 @@ void CollectLink(const Engine& engine, std::vector<prometheus::MetricFamily>& ou
   for (auto* family : {&bytes, &busy, &idle}) out.push_back(std::move(*family));
   out.push_back(Counter("gguf_offload_computed_ring_stalls_total",
                         "Times that computing waited for weights.", stalls));
-  const ExpertCounters experts = engine.expert_counters();
+  uint64_t hits = 0, misses = 0;
+  if (const auto layers = engine.expert_counters(); layers.ok()) {
+    for (const ExpertCounters& layer : *layers) {
+      hits += layer.hits;
+      misses += layer.misses;
+    }
+  }
   out.push_back(Counter("gguf_offload_computed_expert_hits_total",
                         "Experts that were where they are computed with when they were needed.",
-                        static_cast<double>(experts.hits)));
+                        static_cast<double>(hits)));
   out.push_back(Counter("gguf_offload_computed_expert_misses_total",
-                        "Experts that had to be brought first.",
-                        static_cast<double>(experts.misses)));
+                        "Experts that had to be brought first.", static_cast<double>(misses)));
 }
 
 void CollectSource(const WeightSource* source, const SourceCounters& counters,

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/moe/expert_slot.h"
 
 namespace gguf_offload {
 namespace {
@@ -47,6 +48,29 @@ bool IsStreamed(int layer, int layers, int streamed) {
   return (layer + 1) * streamed / layers > layer * streamed / layers;
 }
 
+// Which matrix of an expert this is: 0 to 2; -1 if it is none.
+int ExpertMatrix(const ModelTensor& tensor) {
+  switch (tensor.id) {
+    case kExpertGate:
+      return 0;
+    case kExpertUp:
+      return 1;
+    case kExpertDown:
+      return 2;
+    default:
+      return -1;
+  }
+}
+
+// The matrices of a group that are experts, or those that are not.
+std::vector<TensorRows> Matrices(const std::vector<ModelTensor>& group, bool experts) {
+  std::vector<TensorRows> matrices = Matrices(group);
+  std::erase_if(matrices, [experts](const TensorRows& matrix) {
+    return (ExpertMatrix(*matrix.tensor) >= 0) != experts;
+  });
+  return matrices;
+}
+
 class Planner {
  public:
   Planner(const ModelTensors& tensors, const DevicePlacementOptions& options)
@@ -77,9 +101,17 @@ class Planner {
           absl::StrCat(options_.weight_memory, " bytes for weights are too few; the vectors take ",
                        vector_bytes_, " and the ring ", LeastMemory() - vector_bytes_));
     }
-    ChooseResidents();
-    BuildInputPart();
-    for (int layer = 0; layer < layers_; ++layer) BuildLayerPart(layer);
+    const bool all_fits = Fits(head_bytes_ + ResidentLayerBytes(0), 0) &&
+                          options_.expert_cache.max_bytes == UINT64_MAX;
+    if (!all_fits && options_.expert_cache.possible && PlanExpertCache()) {
+      head_resident_ = true;
+      BuildInputPart();
+      for (int layer = 0; layer < layers_; ++layer) BuildCachedLayerPart(layer);
+    } else {
+      ChooseResidents();
+      BuildInputPart();
+      for (int layer = 0; layer < layers_; ++layer) BuildLayerPart(layer);
+    }
     BuildHeadParts();
     AssignSlots();
     Summarize();
@@ -131,6 +163,62 @@ class Planner {
       resident += PieceBytes(bytes) + kAlignment;
       resident_tensors_.push_back(tensor);
     }
+  }
+
+  // Slots for experts in the memory that all else leaves; false if they are too few.
+  bool PlanExpertCache() {
+    uint64_t resident = head_bytes_, ring_slot = 0, layer_slots = 0, largest_slot = 0;
+    ExpertCachePlan cache{.experts = options_.expert_cache.experts,
+                          .used = options_.expert_cache.used};
+    for (int layer = 0; layer < layers_; ++layer) {
+      const std::vector<ModelTensor>& group = tensors_.groups[tensors_.layer_group(layer)];
+      resident += PieceBytes(PlanTransfer(Matrices(group, false)).memory_bytes);
+      const std::vector<TensorRows> experts = Matrices(group, true);
+      if (experts.empty()) continue;
+      ring_slot = std::max(ring_slot, PieceBytes(PlanTransfer(experts).memory_bytes));
+      cache.layers.push_back(LayOutSlot(layer, experts));
+      layer_slots += cache.layers.back().slot_bytes;
+      largest_slot = std::max(largest_slot, cache.layers.back().slot_bytes);
+    }
+    const uint64_t ring = RingSlots(static_cast<int>(cache.layers.size())) * ring_slot;
+    if (cache.empty() || !Fits(resident, ring)) return false;
+    uint64_t left = options_.weight_memory - vector_bytes_ - resident - ring;
+    const uint64_t least = cache.used * largest_slot;
+    if (left < least) return false;
+    left = std::min(left, std::max(least, options_.expert_cache.max_bytes));
+    uint64_t slots = std::min<uint64_t>(
+        {left / layer_slots, uint64_t(cache.experts), uint64_t(kMaxExpertSlots)});
+    cache.shared = slots < uint64_t(cache.used);
+    if (cache.shared) {
+      slots = std::min<uint64_t>(left / largest_slot, kMaxExpertSlots);
+      for (ExpertCachePlan::Layer& layer : cache.layers) layer.slot_bytes = largest_slot;
+    }
+    cache.slot_memory = slots * (cache.shared ? largest_slot : layer_slots);
+    for (ExpertCachePlan::Layer& layer : cache.layers) layer.slots = static_cast<int>(slots);
+    plan_.expert_cache = std::move(cache);
+    return true;
+  }
+
+  static ExpertCachePlan::Layer LayOutSlot(int layer, const std::vector<TensorRows>& experts) {
+    ExpertCachePlan::Layer plan{.layer = layer};
+    for (const TensorRows& matrix : experts) {
+      plan.matrix_bytes[ExpertMatrix(*matrix.tensor)] =
+          matrix.tensor->bytes / matrix.tensor->matrices;
+    }
+    for (int i = 0; i < 3; ++i) {
+      plan.offsets[i] = plan.slot_bytes;
+      plan.slot_bytes += ExpertSlotBytes(static_cast<int64_t>(plan.matrix_bytes[i]));
+    }
+    plan.slot_bytes = Rounded(plan.slot_bytes);
+    return plan;
+  }
+
+  void BuildCachedLayerPart(int layer) {
+    DevicePart& part = plan_.parts.emplace_back();
+    part.group = tensors_.layer_group(layer);
+    part.resident = PlanTransfer(Matrices(tensors_.groups[part.group], false));
+    part.streamed = PlanTransfer(Matrices(tensors_.groups[part.group], true));
+    part.cached = !part.streamed.empty();
   }
 
   void BuildInputPart() {
@@ -221,6 +309,9 @@ class Planner {
             summary.streamed_bytes += bytes;
             summary.streamed_groups[&group - tensors_.groups.data()] = true;
             break;
+          case v1::PLACE_CACHED:
+            summary.cached_bytes += bytes;
+            break;
           case v1::PLACE_SHARED_PAGES:
             summary.shared_bytes += bytes;
             break;
@@ -236,7 +327,8 @@ class Planner {
     bool moved = false;
     for (const DevicePart& part : plan_.parts) {
       for (const PlacedTensor& placed : part.streamed.tensors) {
-        if (placed.tensor == &tensor) return v1::PLACE_STREAMED;
+        if (placed.tensor != &tensor) continue;
+        return part.cached ? v1::PLACE_CACHED : v1::PLACE_STREAMED;
       }
       for (const PlacedTensor& placed : part.resident.tensors) moved |= placed.tensor == &tensor;
     }
@@ -262,6 +354,15 @@ class Planner {
 };
 
 }  // namespace
+
+bool ExpertCachePlan::TakesStepOf(int tokens) const {
+  // Beyond, about all experts are needed, and whole banks come faster than single experts.
+  constexpr int kMostTokens = 64;
+  if (empty() || tokens > kMostTokens) return false;
+  const int wanted = std::min(tokens * used, experts);
+  // With fewer slots than a step wants, it fetches some of them more than once.
+  return tokens * used <= experts || wanted <= layers[0].slots;
+}
 
 absl::StatusOr<DevicePlacement> PlanDevicePlacement(const ModelTensors& tensors,
                                                     const DevicePlacementOptions& options) {

@@ -42,6 +42,28 @@ ModelTensors Model(int layers, int64_t columns, int64_t vocabulary, bool tied) {
   return tensors;
 }
 
+// The same with experts in all layers but the first.
+ModelTensors ModelWithExperts(int layers, int experts) {
+  ModelTensors tensors = Model(layers, 256, 1000, false);
+  uint64_t next = tensors.groups.back().back().offset + tensors.groups.back().back().bytes;
+  for (int layer = 1; layer < layers; ++layer) {
+    auto& group = tensors.groups[layer + 1];
+    for (const TensorId id : {kExpertGate, kExpertUp, kExpertDown}) {
+      ModelTensor tensor = group[1];
+      tensor.id = id;
+      // Layers differ in their types, and so in the size of an expert.
+      if (layer % 2 == 0) tensor.type = quant::TensorType::kQ4_K;
+      tensor.matrices = experts;
+      tensor.bytes =
+          experts * tensor.rows * quant::RowBytes(quant::FormatOf(tensor.type), tensor.columns);
+      tensor.offset = next;
+      next += tensor.bytes;
+      group.push_back(tensor);
+    }
+  }
+  return tensors;
+}
+
 // Every matrix row but the embedding's is moved to exactly one place, within the memory.
 void CheckCoverage(const ModelTensors& tensors, const DevicePlacement& plan) {
   std::map<const ModelTensor*, int64_t> rows;
@@ -148,6 +170,95 @@ TEST(DevicePlacementTest, TheHeadStaysFirst) {
   for (int layer = 0; layer < 8; ++layer) {
     EXPECT_EQ(plan->summary.places[layer + 1][1], v1::PLACE_STREAMED);
   }
+}
+
+DevicePlacementOptions Caching(uint64_t memory) {
+  return {.weight_memory = memory, .expert_cache = {.possible = true, .experts = 16, .used = 3}};
+}
+
+TEST(DevicePlacementTest, ExpertsAreCachedInWhatAllElseLeaves) {
+  constexpr int kLayers = 20;
+  const ModelTensors tensors = ModelWithExperts(kLayers, 16);
+  const uint64_t full = MemoryForAll(tensors);
+  const auto all = PlanDevicePlacement(tensors, Caching(full));
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_TRUE(all->expert_cache.empty());
+  EXPECT_FALSE(all->expert_cache.TakesStepOf(1));
+
+  int cached = 0, shared = 0, slots_before = 0;
+  const uint64_t least = LeastWeightMemory(tensors);
+  for (uint64_t memory = least; memory < full; memory += (full - least) / 200) {
+    SCOPED_TRACE(memory);
+    const auto plan = PlanDevicePlacement(tensors, Caching(memory));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    const ExpertCachePlan& cache = plan->expert_cache;
+    EXPECT_LE(plan->resident_memory + plan->ring_memory + cache.slot_memory, memory);
+    CheckCoverage(tensors, *plan);
+    if (cache.empty()) {
+      EXPECT_EQ(cached, 0);
+      continue;
+    }
+    ++cached;
+    EXPECT_EQ(plan->summary.streamed_bytes, 0u);
+    ASSERT_EQ(cache.layers.size(), kLayers - 1u);
+    uint64_t slot_memory = 0, experts = 0;
+    for (int layer = 1; layer < kLayers; ++layer) {
+      const ExpertCachePlan::Layer& plan_of_layer = cache.layers[layer - 1];
+      EXPECT_EQ(plan_of_layer.layer, layer);
+      EXPECT_EQ(plan_of_layer.slots, cache.layers[0].slots);
+      EXPECT_EQ(plan_of_layer.slot_bytes % 16, 0u);
+      for (int i = 0; i < 3; ++i) {
+        const ModelTensor& tensor = tensors.groups[layer + 1][5 + i];
+        EXPECT_EQ(plan_of_layer.matrix_bytes[i], tensor.bytes / 16);
+        const uint64_t end = i < 2 ? plan_of_layer.offsets[i + 1] : plan_of_layer.slot_bytes;
+        EXPECT_GE(end, plan_of_layer.offsets[i] + plan_of_layer.matrix_bytes[i] + 31);
+        EXPECT_EQ(plan_of_layer.offsets[i] % 16, 0u);
+        EXPECT_EQ(plan->summary.places[layer + 1][5 + i], v1::PLACE_CACHED);
+        experts += tensor.bytes;
+      }
+      EXPECT_EQ(plan->summary.places[layer + 1][1], v1::PLACE_RESIDENT);
+      EXPECT_TRUE(plan->parts[layer + 1].cached);
+      slot_memory += plan_of_layer.slots * plan_of_layer.slot_bytes;
+    }
+    EXPECT_FALSE(plan->parts[1].cached);
+    EXPECT_EQ(plan->summary.cached_bytes, experts);
+    EXPECT_TRUE(cache.TakesStepOf(1));
+    EXPECT_FALSE(cache.TakesStepOf(100));
+    const int slots = cache.layers[0].slots;
+    EXPECT_GE(slots, 3);
+    if (cache.shared) {
+      ++shared;
+      EXPECT_EQ(cache.slot_memory, slot_memory / (kLayers - 1));
+      continue;
+    }
+    EXPECT_EQ(cache.slot_memory, slot_memory);
+    EXPECT_LE(slots, 16);
+    EXPECT_GE(slots, slots_before);
+    slots_before = slots;
+    // Sixteen experts, three a token: five tokens want fifteen of them at most.
+    EXPECT_TRUE(cache.TakesStepOf(5));
+    EXPECT_EQ(cache.TakesStepOf(6), slots == 16);
+  }
+  EXPECT_GT(cached, 20);
+  EXPECT_GT(shared, 0);
+  EXPECT_GT(slots_before, 10);
+}
+
+TEST(DevicePlacementTest, ALimitOnTheCacheHolds) {
+  const ModelTensors tensors = ModelWithExperts(6, 16);
+  DevicePlacementOptions options = Caching(2 * MemoryForAll(tensors));
+  options.expert_cache.max_bytes = 0;
+  const auto least = PlanDevicePlacement(tensors, options);
+  ASSERT_TRUE(least.ok()) << least.status();
+  EXPECT_TRUE(least->expert_cache.shared);
+  EXPECT_EQ(least->expert_cache.layers[0].slots, 3);
+  const uint64_t slot = least->expert_cache.slot_memory / 3;
+  options.expert_cache.max_bytes = 5 * 7 * slot;
+  const auto more = PlanDevicePlacement(tensors, options);
+  ASSERT_TRUE(more.ok()) << more.status();
+  EXPECT_LE(more->expert_cache.slot_memory, options.expert_cache.max_bytes);
+  EXPECT_GE(more->expert_cache.layers[0].slots, 7);
+  EXPECT_FALSE(more->expert_cache.shared);
 }
 
 TEST(PlanTransferTest, KeepsTensorsOfSeveralShardsApart) {

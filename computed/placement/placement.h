@@ -31,6 +31,7 @@ struct Placement {
   uint64_t shared_bytes = 0;
   uint64_t resident_bytes = 0;
   uint64_t streamed_bytes = 0;  // also the bytes fetched in every step
+  uint64_t cached_bytes = 0;    // of experts, fetched when they are routed to
 };
 
 // RESOURCE_EXHAUSTED, with what is needed, if the budget cannot hold what has to be resident plus

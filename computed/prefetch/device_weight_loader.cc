@@ -28,11 +28,14 @@ DeviceWeightLoader::DeviceWeightLoader(const CudaDevice& device, WeightSource& s
       copy_clock_(device.copy_stream()) {
   for (size_t i = 0; i < plan.parts.size(); ++i) {
     const DevicePart& part = plan.parts[i];
-    parts_.push_back(
-        {.group = part.group, .first_row = part.first_row, .standalone = !part.streamed.empty()});
+    parts_.push_back({.group = part.group,
+                      .first_row = part.first_row,
+                      .standalone = !part.streamed.empty() && !part.cached,
+                      .standalone_if_large = !part.streamed.empty()});
     if (!part.streamed.empty()) streamed_.push_back(static_cast<int>(i));
   }
   weights_.resize(parts_.size());
+  small_weights_.resize(parts_.size());
   resident_memory_.resize(parts_.size());
   resident_ready_.resize(parts_.size());
 }
@@ -124,7 +127,7 @@ absl::Status DeviceWeightLoader::LoadVectors(DeviceArena& arena) {
   return absl::OkStatus();
 }
 
-void DeviceWeightLoader::BindTensors(const Transfer& transfer, uint8_t* memory,
+void DeviceWeightLoader::BindTensors(int group, const Transfer& transfer, uint8_t* memory,
                                      LayerWeights& weights) {
   for (const PlacedTensor& placed : transfer.tensors) {
     const ModelTensor& tensor = *placed.tensor;
@@ -135,7 +138,24 @@ void DeviceWeightLoader::BindTensors(const Transfer& transfer, uint8_t* memory,
                    .columns = tensor.columns,
                    .rows = placed.rows,
                    .matrices = tensor.matrices};
+    const bool expert = id == kExpertGate || id == kExpertUp || id == kExpertDown;
+    if (expert) weights[id].expert_layer = group - tensors_.layer_group(0);
   }
+}
+
+// The same weights, but for experts, which are where the cache fetches them.
+absl::Status DeviceWeightLoader::BindCachedExperts(int part) {
+  small_weights_[part] = weights_[part];
+  for (const PlacedTensor& placed : plan_.parts[part].streamed.tensors) {
+    const ModelTensor& tensor = *placed.tensor;
+    absl::StatusOr<const uint8_t*> address =
+        options_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.bytes);
+    if (!address.ok()) return address.status();
+    Weight& weight = small_weights_[part][tensor.id];
+    weight.data = *address;
+    weight.cached = true;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status DeviceWeightLoader::PlaceMemory(DeviceArena& arena) {
@@ -156,11 +176,13 @@ absl::Status DeviceWeightLoader::PlaceMemory(DeviceArena& arena) {
                      "resident weights");
       if (!memory.ok()) return memory.status();
       resident_memory_[part] = *memory;
-      BindTensors(plan.resident, *memory, weights_[part]);
+      BindTensors(plan.group, plan.resident, *memory, weights_[part]);
     }
     if (!plan.streamed.empty()) {
-      BindTensors(plan.streamed, slot_memory_[plan.slot], weights_[part]);
+      BindTensors(plan.group, plan.streamed, slot_memory_[plan.slot], weights_[part]);
     }
+    if (!plan.cached) continue;
+    if (absl::Status status = BindCachedExperts(part); !status.ok()) return status;
   }
   for (std::vector<Arrival>* arrivals : {&residents_, &slots_}) {
     for (Arrival& arrival : *arrivals) {
@@ -296,9 +318,12 @@ absl::Status DeviceWeightLoader::CopyWith(const Transfer& transfer, uint8_t* des
   return options_.transport->Copy(transfer.runs, destination, deadline);
 }
 
-void DeviceWeightLoader::BeginStep(bool with_head) {
+void DeviceWeightLoader::BeginStep(int rows, bool with_head) {
   with_head_ = with_head;
   ++step_;
+  large_ = IsLarge(rows);
+  // Small steps do not touch the ring.
+  if (!plan_.expert_cache.empty() && !large_) return;
   for (int slot = 0; slot < static_cast<int>(slot_memory_.size()); ++slot) {
     bool expected;
     {
@@ -336,10 +361,10 @@ absl::StatusOr<const LayerWeights*> DeviceWeightLoader::Acquire(int part, absl::
     if (absl::Status status = WaitFor(part, false, deadline); !status.ok()) return status;
     resident_ready_[part] = true;
   }
-  if (!plan.streamed.empty()) {
+  if (Streams(part)) {
     if (absl::Status status = WaitFor(part, true, deadline); !status.ok()) return status;
   }
-  return &weights_[part];
+  return plan.cached && !large_ ? &small_weights_[part] : &weights_[part];
 }
 
 int DeviceWeightLoader::PartAfter(int part) const {
@@ -354,11 +379,10 @@ int DeviceWeightLoader::PartAfter(int part) const {
 }
 
 void DeviceWeightLoader::Release(int part) {
-  const DevicePart& plan = plan_.parts[part];
-  if (plan.streamed.empty()) return;
+  if (!Streams(part)) return;
   {
     absl::MutexLock lock(&mutex_);
-    cudaEventRecord(slots_[plan.slot].released, device_.compute_stream());
+    cudaEventRecord(slots_[plan_.parts[part].slot].released, device_.compute_stream());
   }
   Enqueue(PartAfter(part), /*streamed=*/true);
 }

@@ -38,8 +38,8 @@ struct DeviceWeightLoaderOptions {
   // `fallback` makes another, once; may be null.
   std::unique_ptr<DeviceTransport> transport;
   std::function<absl::StatusOr<std::unique_ptr<DeviceTransport>>(const absl::Status& why)> fallback;
-  // Reads the embedding where it lies; null if it has to be held in pinned memory. Owned by
-  // `transport`.
+  // Reads the embedding, and experts for the cache, where they lie; null if the embedding has to be
+  // held in pinned memory. Owned by `transport`.
   RegisteredTransport* registered = nullptr;
 };
 
@@ -53,7 +53,10 @@ class DeviceWeightLoader : public WeightLoader {
   ~DeviceWeightLoader() override;
 
   const std::vector<WeightPart>& parts() const override { return parts_; }
-  void BeginStep(bool with_head) override;
+  bool IsLarge(int rows) const override {
+    return !plan_.expert_cache.empty() && !plan_.expert_cache.TakesStepOf(rows);
+  }
+  void BeginStep(int rows, bool with_head) override;
   absl::StatusOr<const LayerWeights*> Acquire(int part, absl::Time deadline) override;
   void Release(int part) override;
   const LayerWeights& HostVectors(int group) const override { return host_vectors_[group]; }
@@ -91,7 +94,12 @@ class DeviceWeightLoader : public WeightLoader {
   absl::Status PlaceMemory(DeviceArena& arena);
   absl::Status PlaceEmbedding();
   absl::Status MeasureLink(DeviceArena& arena);
-  void BindTensors(const Transfer& transfer, uint8_t* memory, LayerWeights& weights);
+  void BindTensors(int group, const Transfer& transfer, uint8_t* memory, LayerWeights& weights);
+  absl::Status BindCachedExperts(int part);
+  // Whether the step in progress streams the part's second transfer.
+  bool Streams(int part) const {
+    return !plan_.parts[part].streamed.empty() && (large_ || !plan_.parts[part].cached);
+  }
 
   void Enqueue(int part, bool streamed);
   void RunCopies();
@@ -113,6 +121,7 @@ class DeviceWeightLoader : public WeightLoader {
   std::unique_ptr<DeviceTransport> registered_transport_;  // after the fallback
   std::vector<WeightPart> parts_;
   std::vector<LayerWeights> weights_;        // (parts)
+  std::vector<LayerWeights> small_weights_;  // (parts) with experts in the cache, or empty
   std::vector<LayerWeights> host_vectors_;   // (groups)
   std::vector<std::vector<float>> vectors_;  // what host_vectors_ points to
   std::vector<uint8_t*> resident_memory_;    // (parts)
@@ -126,6 +135,7 @@ class DeviceWeightLoader : public WeightLoader {
   // Of the thread that acquires.
   std::vector<bool> resident_ready_;  // (parts)
   bool with_head_ = true;
+  bool large_ = false;
   int64_t step_ = 0;
 
   mutable absl::Mutex mutex_;

@@ -35,7 +35,7 @@ class HostWeightLoader : public WeightLoader {
 
   // Part p is group p.
   const std::vector<WeightPart>& parts() const override { return parts_; }
-  void BeginStep(bool with_head) override {}
+  void BeginStep(int rows, bool with_head) override {}
   absl::StatusOr<const LayerWeights*> Acquire(int group, absl::Time deadline) override;
   void Release(int group) override;
   const LayerWeights& HostVectors(int group) const override { return weights_[group]; }

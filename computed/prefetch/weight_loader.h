@@ -21,6 +21,8 @@ struct WeightPart {
   int group = 0;            // index into ModelTensors.groups
   int64_t first_row = 0;    // of the head's matrix: the part has its rows from here on
   bool standalone = false;  // has to be computed by itself, so that its memory is free soon
+  // The same in a large step (WeightLoader::IsLarge).
+  bool standalone_if_large = false;
 };
 
 // What was fetched into the host's memory, and what waited for it, since the start.
@@ -38,8 +40,10 @@ class WeightLoader {
   // Part 0 is the input, parts 1 to L are the layers, the others the head.
   virtual const std::vector<WeightPart>& parts() const = 0;
 
-  // A step begins, that takes the head's parts or leaves them out.
-  virtual void BeginStep(bool with_head) = 0;
+  // Whether the weights of a step of so many rows come another way than those of smaller ones.
+  virtual bool IsLarge(int rows) const { return false; }
+  // A step of `rows` rows begins, that takes the head's parts or leaves them out.
+  virtual void BeginStep(int rows, bool with_head) = 0;
   // The weights of part `part`, readable by operations from now on, until Release; waits for them
   // until `deadline` if need be. The head's kOutput is there also if it is the embedding. Errors:
   // whatever the source says; the next step may go well again.

@@ -97,9 +97,9 @@ class Backend {
   // Makes `batch` the step that the following operations are part of. `batch` must stay as it is
   // until the step is over.
   virtual void BeginStep(const StepBatch& batch) = 0;
-  // Runs a stretch of the step: `operations` calls the operations below. Stretches are numbered in
-  // order from 0; stretch `index` must call the same operations on the same memory in all steps of
-  // the same shape, so that a backend can record it once and replay it.
+  // Runs a stretch of the step: `operations` calls the operations below. Stretch `index` must call
+  // the same operations on the same memory in all steps of the same shape, and follow the same ones,
+  // so that a backend can record it once and replay it.
   virtual void Run(int index, absl::FunctionRef<void()> operations) = 0;
 
   // out[i] = table[token of row i]

@@ -17,6 +17,11 @@ struct Weight {
   int64_t rows = 1;
   int64_t matrices = 1;  // more than one for banks of experts
 
+  // Of a bank of experts: its layer.
+  int expert_layer = -1;
+  // `data` is where the backend can fetch experts from; those that it uses are in its cache.
+  bool cached = false;
+
   // False for an optional tensor that the file does not have.
   explicit operator bool() const { return data != nullptr; }
   // The values of a vector: (columns).

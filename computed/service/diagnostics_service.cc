@@ -53,8 +53,9 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetPlacement(
   response->set_shared_bytes(placement.shared_bytes);
   response->set_resident_bytes(placement.resident_bytes);
   response->set_streamed_bytes(placement.streamed_bytes);
+  response->set_cached_bytes(placement.cached_bytes);
   response->set_bytes_per_step(placement.streamed_bytes);
-  if (placement.streamed_bytes > 0) {
+  if (placement.streamed_bytes + placement.cached_bytes > 0) {
     const double bandwidth = worker_.engine->loader().bytes_per_second();
     response->set_link_bytes_per_second(bandwidth);
     if (bandwidth > 0) response->set_predicted_step_seconds(placement.streamed_bytes / bandwidth);
@@ -108,6 +109,29 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetLinkActivity(
   response->set_copy_idle_seconds(counters->copy_idle_seconds);
   response->set_compute_busy_seconds(counters->compute_busy_seconds);
   response->set_compute_idle_seconds(counters->compute_idle_seconds);
+  return Finish(context);
+}
+
+grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetExpertActivity(
+    grpc::CallbackServerContext* context, const v1::GetExpertActivityRequest* request,
+    v1::GetExpertActivityResponse* response) {
+  const absl::StatusOr<std::vector<ExpertCounters>> counters = worker_.engine->expert_counters();
+  if (!counters.ok()) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish({grpc::StatusCode::INTERNAL, std::string(counters.status().message())});
+    return reactor;
+  }
+  for (const ExpertCounters& layer : *counters) {
+    v1::ExpertLayer& out = *response->add_layers();
+    out.set_layer(layer.layer);
+    out.set_experts(static_cast<int32_t>(layer.uses.size()));
+    out.set_slots(layer.slots);
+    out.set_slot_bytes(layer.slot_bytes);
+    out.set_hits(layer.hits);
+    out.set_misses(layer.misses);
+    out.set_bytes_fetched(layer.bytes);
+    out.mutable_uses()->Add(layer.uses.begin(), layer.uses.end());
+  }
   return Finish(context);
 }
 

@@ -29,6 +29,9 @@ class WorkerDiagnosticsService : public v1::DiagnosticsService::CallbackService 
   grpc::ServerUnaryReactor* GetLinkActivity(grpc::CallbackServerContext* context,
                                             const v1::GetLinkActivityRequest* request,
                                             v1::GetLinkActivityResponse* response) override;
+  grpc::ServerUnaryReactor* GetExpertActivity(grpc::CallbackServerContext* context,
+                                              const v1::GetExpertActivityRequest* request,
+                                              v1::GetExpertActivityResponse* response) override;
   grpc::ServerUnaryReactor* ListSessions(grpc::CallbackServerContext* context,
                                          const v1::ListSessionsRequest* request,
                                          v1::ListSessionsResponse* response) override;

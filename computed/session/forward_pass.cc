@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(Architecture& a
   for (const RopeFrequencies* frequencies : architecture.Rotations()) {
     if (absl::Status status = backend.AddRope(*frequencies); !status.ok()) return status;
   }
-  pass->PlanStretches();
+  for (bool large : {false, true}) pass->PlanStretches(large);
   return pass;
 }
 
@@ -85,15 +85,20 @@ absl::Status ForwardPass::Allocate(const ForwardPassOptions& options) {
   return absl::OkStatus();
 }
 
-void ForwardPass::PlanStretches() {
+void ForwardPass::PlanStretches(bool large) {
   const std::vector<WeightPart>& parts = loader_.parts();
   weights_.resize(parts.size());
+  const auto standalone = [&](int part) {
+    return large ? parts[part].standalone_if_large : parts[part].standalone;
+  };
+  std::vector<Stretch>& stretches = stretches_[large];
+  const int first_index = large ? static_cast<int>(stretches_[false].size()) : 0;
   for (int part = 0; part < static_cast<int>(parts.size()); ++part) {
     // A step without logits ends before the head.
-    const bool begins = part == 0 || part == architecture_.shape().layers + 1 ||
-                        parts[part].standalone || parts[part - 1].standalone;
-    if (begins) stretches_.push_back({part, part});
-    stretches_.back().end = part + 1;
+    const bool begins = part == 0 || part == architecture_.shape().layers + 1 || standalone(part) ||
+                        standalone(part - 1);
+    if (begins) stretches.push_back({part, part, first_index + static_cast<int>(stretches.size())});
+    stretches.back().end = part + 1;
   }
 }
 
@@ -111,9 +116,8 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
   const StepActivations step = Activations(batch.rows());
   const bool with_head = !batch.logit_rows.empty();
   backend_.BeginStep(batch);
-  loader_.BeginStep(with_head);
-  for (size_t i = 0; i < stretches_.size(); ++i) {
-    const Stretch& stretch = stretches_[i];
+  loader_.BeginStep(batch.rows(), with_head);
+  for (const Stretch& stretch : stretches_[loader_.IsLarge(batch.rows())]) {
     if (stretch.first > architecture_.shape().layers && !with_head) break;
     for (int part = stretch.first; part < stretch.end; ++part) {
       const Trace::Span span(trace_, "weights", "wait", part);
@@ -125,7 +129,7 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
       }
       weights_[part] = *weights;
     }
-    backend_.Run(static_cast<int>(i), [&] {
+    backend_.Run(stretch.index, [&] {
       for (int part = stretch.first; part < stretch.end; ++part) {
         RunPart(part, *weights_[part], batch, step);
       }

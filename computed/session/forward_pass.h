@@ -59,7 +59,7 @@ class ForwardPass {
       : architecture_(architecture), backend_(backend), loader_(loader), trace_(trace) {}
   absl::Status Allocate(const ForwardPassOptions& options);
   StepActivations Activations(int rows) const;
-  void PlanStretches();
+  void PlanStretches(bool large);
   void RunPart(int part, const LayerWeights& weights, const StepBatch& batch,
                const StepActivations& step);
   void RunHeadPart(int part, const LayerWeights& weights, const StepBatch& batch,
@@ -69,13 +69,14 @@ class ForwardPass {
   struct Stretch {
     int first = 0;
     int end = 0;
+    int index = 0;  // among all, those of large steps included
   };
 
   Architecture& architecture_;
   Backend& backend_;
   WeightLoader& loader_;
   Trace* const trace_;
-  std::vector<Stretch> stretches_;
+  std::vector<Stretch> stretches_[2];         // of steps that are not large, and that are
   std::vector<const LayerWeights*> weights_;  // (parts) of the stretch in progress
   StepActivations activations_;               // of max_rows
   Matrix head_input_;                         // (max_logit_rows, embedding)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/fixtures/golden_models.h"
@@ -40,16 +41,24 @@ class ForwardPassCudaTest : public ::testing::Test {
   uint64_t matrix_bytes_ = 0;  // of the last Synthetic
 };
 
+// A token whose experts are about as good as others may go to others when activations are rounded,
+// and then all of its row is different: such models are judged by the median row.
+double Deviation(const std::vector<float>& logits, const GoldenModel& golden) {
+  return golden.dense ? Nmse(logits, golden.logits)
+                      : MedianRowNmse(logits, golden.logits, golden.columns);
+}
+
 TEST_F(ForwardPassCudaTest, GoldenModelsInHalfPrecision) {
-  for (const GoldenModel& golden : DenseGoldenModels()) {
+  for (const GoldenModel& golden : GoldenModels()) {
     SCOPED_TRACE(golden.model);
     auto model =
         Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kFloat16});
     ASSERT_NE(model, nullptr);
     SequenceRunner runner(*model);
     const std::vector<float> logits = runner.Step(golden.tokens);
-    const double nmse = Nmse(logits, golden.logits);
-    std::printf("%-24s nmse %.3g\n", golden.model.c_str(), nmse);
+    const double nmse = Deviation(logits, golden);
+    std::printf("%-24s nmse %.3g, of all rows %.3g\n", golden.model.c_str(), nmse,
+                Nmse(logits, golden.logits));
     EXPECT_TRUE(nmse <= 1e-4) << nmse;
     if (golden.greedy_min_margin > 1e-3) {
       EXPECT_EQ(Greedy(runner, logits, golden.columns, golden.greedy.size()), golden.greedy);
@@ -57,29 +66,13 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInHalfPrecision) {
   }
 }
 
-TEST_F(ForwardPassCudaTest, ModelsOfTheCpuBackendOnlyAreRefusedAtStart) {
-  int refused = 0;
-  for (const GoldenModel& golden : GoldenModels()) {
-    if (golden.dense) continue;
-    SCOPED_TRACE(golden.model);
-    const absl::Status status =
-        RunningModel::Create(kGoldenModelFolder + golden.model,
-                             {.cuda = true, .activations = ActivationPrecision::kInt8})
-            .status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
-    EXPECT_NE(status.message().find("--backend=cpu"), std::string::npos) << status;
-    ++refused;
-  }
-  EXPECT_EQ(refused, 7);
-}
-
 TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
-  for (const GoldenModel& golden : DenseGoldenModels()) {
+  for (const GoldenModel& golden : GoldenModels()) {
     SCOPED_TRACE(golden.model);
     auto model =
         Load(kGoldenModelFolder + golden.model, {.activations = ActivationPrecision::kInt8});
     ASSERT_NE(model, nullptr);
-    const double nmse = Nmse(SequenceRunner(*model).Step(golden.tokens), golden.logits);
+    const double nmse = Deviation(SequenceRunner(*model).Step(golden.tokens), golden);
     // Token by token, through recorded graphs.
     SequenceRunner runner(*model);
     std::vector<float> single;
@@ -87,7 +80,7 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
       const std::vector<float> row = runner.Step({token});
       single.insert(single.end(), row.begin(), row.end());
     }
-    const double single_nmse = Nmse(single, golden.logits);
+    const double single_nmse = Deviation(single, golden);
     std::printf("%-24s nmse %.3g, token by token %.3g\n", golden.model.c_str(), nmse, single_nmse);
     EXPECT_TRUE(nmse <= 5e-3) << nmse;
     EXPECT_TRUE(single_nmse <= 5e-3) << single_nmse;
@@ -96,8 +89,10 @@ TEST_F(ForwardPassCudaTest, GoldenModelsInInt8) {
 
 // Whatever way the weights come in, the same operations run on the same bytes.
 TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
-  for (const char* quantization : {"Q4_K", "Q8_0"}) {
-    const std::string path = Synthetic("tiny-qwen3", quantization, 7);
+  const std::pair<const char*, const char*> models[] = {
+      {"tiny-qwen3", "Q4_K"}, {"tiny-qwen3", "Q8_0"}, {"tiny-qwen3moe", "Q4_K"}};
+  for (const auto& [preset, quantization] : models) {
+    const std::string path = Synthetic(preset, quantization, 7);
     auto resident = Load(path, {.activations = ActivationPrecision::kInt8});
     ASSERT_NE(resident, nullptr);
     EXPECT_EQ(resident->engine->placement().streamed_bytes, 0u);
@@ -112,6 +107,10 @@ TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
              {FileWeightSource::Mode::kShared, FileWeightSource::Mode::kStreamed}) {
           const bool streamed = mode == FileWeightSource::Mode::kStreamed;
           if (streamed && transport != Transport::kAuto) continue;
+          // Experts take longer, and every way in has been seen.
+          const bool experts = resident->architecture->shape().has_experts();
+          if (experts && (transport == Transport::kRegistered || limit > matrix_bytes_ / 2))
+            continue;
           SCOPED_TRACE(limit);
           SCOPED_TRACE(static_cast<int>(transport));
           auto model = Load(path, {.mode = mode,
@@ -119,7 +118,8 @@ TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
                                    .resident_weights = limit,
                                    .transport = transport});
           ASSERT_NE(model, nullptr);
-          EXPECT_GT(model->engine->placement().streamed_bytes, 0u);
+          const Placement& placement = model->engine->placement();
+          EXPECT_GT(placement.streamed_bytes + placement.cached_bytes, 0u);
           SequenceRunner runner(*model);
           EXPECT_TRUE(runner.Step(prompt) == expected_prompt);
           for (int i = 0; i < 2; ++i) {
@@ -132,6 +132,66 @@ TEST_F(ForwardPassCudaTest, TransportsAndBudgetsGiveTheSameLogits) {
               !streamed && (transport == Transport::kAuto || transport == Transport::kRegistered));
         }
       }
+    }
+  }
+}
+
+// With a cache for a few experts, for one token's only (which all layers share) and for none,
+// whatever is fetched when: the same operations on the same bytes, in steps of a few tokens, of
+// many and of single ones.
+TEST_F(ForwardPassCudaTest, CachedExpertsGiveTheSameLogits) {
+  for (const char* preset : {"tiny-qwen3moe", "tiny-deepseek2"}) {
+    SCOPED_TRACE(preset);
+    const std::string path = Synthetic(preset, "Q4_K", 4);
+    std::vector<int32_t> prompt = {1, 10, 45, 300, 7}, more, next = {8};
+    for (int i = 0; i < 70; ++i) more.push_back((7 + 31 * i) % 400);
+    auto resident = Load(path, {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+    ASSERT_NE(resident, nullptr);
+    SequenceRunner expected(*resident);
+    std::vector<std::vector<float>> expected_steps;
+    for (const auto& tokens : {prompt, more, next, next, next}) {
+      expected_steps.push_back(expected.Step(tokens, 1));
+    }
+    uint64_t bank_bytes = 0, other_bytes = 0;
+    for (const auto& group : resident->tensors.groups) {
+      for (const ModelTensor& tensor : group) {
+        const bool bank =
+            tensor.id == kExpertGate || tensor.id == kExpertUp || tensor.id == kExpertDown;
+        (bank ? bank_bytes : other_bytes) += tensor.bytes;
+      }
+    }
+    uint64_t last_misses = 0;
+    for (uint64_t cache : {bank_bytes * 2 / 3, bank_bytes / 3, uint64_t{0}}) {
+      SCOPED_TRACE(cache);
+      auto model = Load(path, {.activations = ActivationPrecision::kInt8,
+                               .step_tokens = 128,
+                               .resident_weights = other_bytes + bank_bytes / 2,
+                               .expert_cache = cache});
+      ASSERT_NE(model, nullptr);
+      EXPECT_EQ(model->engine->placement().cached_bytes, bank_bytes);
+      EXPECT_EQ(model->engine->placement().streamed_bytes, 0u);
+      SequenceRunner runner(*model);
+      int step = 0;
+      for (const auto& tokens : {prompt, more, next, next, next}) {
+        EXPECT_TRUE(runner.Step(tokens, 1) == expected_steps[step++]);
+      }
+      auto counters = model->engine->expert_counters();
+      ASSERT_TRUE(counters.ok()) << counters.status();
+      const auto all = resident->engine->expert_counters();
+      ASSERT_TRUE(all.ok()) << all.status();
+      ASSERT_EQ(counters->size(), all->size());
+      uint64_t misses = 0;
+      for (size_t i = 0; i < counters->size(); ++i) {
+        const ExpertCounters& layer = (*counters)[i];
+        EXPECT_EQ(layer.uses, (*all)[i].uses);
+        EXPECT_GE(layer.slots, resident->architecture->shape().experts.routing.used);
+        EXPECT_GT(layer.misses, 0u);
+        EXPECT_GT(layer.bytes, layer.misses);
+        misses += layer.misses;
+        EXPECT_EQ((*all)[i].slots, 0);
+      }
+      EXPECT_GE(misses, last_misses);
+      last_misses = misses;
     }
   }
 }

@@ -95,7 +95,9 @@ void AttentionBatch::FillCache(const std::vector<SequenceEnd>& sequences) {
         __half* key = &host_keys_[slot * shape_.key_dim];
         __half* value = &host_values_[slot * shape_.value_dim];
         for (int d = 0; d < shape_.key_dim; ++d) key[d] = __float2half_rn(normal(random));
-        for (int d = 0; d < shape_.value_dim; ++d) value[d] = __float2half_rn(normal(random));
+        for (int d = 0; d < shape_.value_dim; ++d) {
+          value[d] = shape_.values_in_keys ? key[d] : __float2half_rn(normal(random));
+        }
       }
     }
   }

@@ -18,6 +18,7 @@ struct AttentionShape {
   int window = 0;
   bool sinks = false;
   float sharpness = 1;  // scores are that much larger than usual
+  bool values_in_keys = false;
 };
 
 // Consecutive rows at the end of a sequence.

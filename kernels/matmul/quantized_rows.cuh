@@ -18,6 +18,12 @@ struct QuantizedRows {
   float2* scale = nullptr;  // (n, columns / 32), 16-byte aligned; .x: value = .x * q;
                             // .y: .x * sum of the group's q
   int64_t columns = 0;      // a multiple of 32
+
+  // Those from row `first` on; none of none.
+  QuantizedRows Rows(int64_t first) const {
+    if (q == nullptr) return *this;
+    return {q + first * columns, scale + first * (columns / 32), columns};
+  }
 };
 
 #ifdef __CUDACC__

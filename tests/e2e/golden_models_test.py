@@ -29,7 +29,7 @@ class GoldenModelsTest(EndToEndTest):
         entry = self.index[model]
         worker = self.start_worker(self.weightd, model, f'--activations={EXACT}')
         shared = self.logits(worker, model)
-        self.assertLessEqual(golden.nmse(shared, entry['logits']), golden.EXACT_NMSE)
+        self.assertLessEqual(golden.exact_error(model)(shared, entry['logits']), golden.EXACT_NMSE)
         if entry['greedy_min_margin'] > 1e-3:
             got = Generation(generate(self.stub(worker, 'inference'), tokens=entry['tokens'],
                                       ignore_end_of_text=True))

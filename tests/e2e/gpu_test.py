@@ -24,7 +24,8 @@ class GpuTest(EndToEndTest):
     def setUpClass(cls):
         super().setUpClass()
         cls.path = make_model(os.path.join(cls.folder, 'm.gguf'), 'tiny-llama', 'Q8_0', 12)
-        cls.weightd = cls.start_weightd({'m': cls.path})
+        experts = make_model(os.path.join(cls.folder, 'e.gguf'), 'tiny-qwen3moe', 'Q4_K', 6)
+        cls.weightd = cls.start_weightd({'m': cls.path, 'e': experts})
         worker = cls.start_worker(cls.weightd, 'm', '--context-tokens=512')
         with worker.channel() as channel:
             from gguf_offload.v1 import inference_pb2_grpc
@@ -96,6 +97,38 @@ class GpuTest(EndToEndTest):
         memory = self.show('memory', worker)
         self.assertEqual(int(memory['budget_bytes']), budget)
         self.assertLessEqual(int(memory['device_bytes']), budget)
+
+    def test_caches_experts(self):
+        whole = self.start_worker(self.weightd, 'e', '--context-tokens=512')
+        expected = self.ids(self.stub(whole, 'inference'))
+        uses = [layer['uses'] for layer in self.show('experts', whole)['layers']]
+        self.assertEqual(len(uses), 6)
+        whole.kill()
+        self.assertEqual({sum(layer) for layer in uses}, {2 * (len(PROMPT) + TOKENS - 1)})
+
+        banks = sum(int(t['bytes']) for t in json.loads(ctl(
+            'tensors', 'e', f'--weights=unix:{self.weightd.socket}', '--json'))['tensors']
+                    if '_exps.' in t['name'])
+        worker = self.start_worker(self.weightd, 'e', '--context-tokens=512',
+                                   f'--expert-cache={banks // 2}')
+        before = int(self.show('link', worker).get('bytes', 0))
+        self.assertEqual(self.ids(self.stub(worker, 'inference')), expected)
+        self.assertEqual(int(self.show('placement', worker)['cached_bytes']), banks)
+        layers = self.show('experts', worker)['layers']
+        self.assertEqual([layer['uses'] for layer in layers], uses)
+        for layer in layers:
+            self.assertEqual(layer['experts'], 8)
+            self.assertIn(layer['slots'], (3, 4))
+            self.assertGreater(int(layer['hits']), 0)
+            self.assertGreater(int(layer['misses']), 0)
+        fetched = sum(int(layer['bytes_fetched']) for layer in layers)
+        self.assertGreaterEqual(int(self.show('link', worker)['bytes']) - before, fetched)
+        table = ctl('experts', f'--worker={worker.address}')
+        self.assertRegex(table, r'hits [\d.]+ % of \d+, fetched')
+        path = os.path.join(self.folder, 'experts.png')
+        ctl('experts', f'--worker={worker.address}', f'--png={path}')
+        with open(path, 'rb') as file:
+            self.assertEqual(file.read(8), b'\x89PNG\r\n\x1a\n')
 
     def test_trace_shows_the_lanes(self):
         worker = self.start_streaming()

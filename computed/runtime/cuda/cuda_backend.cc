@@ -5,9 +5,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "computed/runtime/cuda/cuda_status.h"
+#include "kernels/attention/latent_attention_cuda.h"
+#include "kernels/matmul/quantize_rows_cuda.h"
+#include "kernels/moe/expert_sum_cuda.h"
 #include "kernels/ops/activation_cuda.h"
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/ops/gather_cuda.h"
+#include "kernels/ops/latent_rope_cuda.h"
 #include "kernels/ops/norm_cuda.h"
 #include "kernels/ops/rope_cuda.h"
 
@@ -29,6 +33,7 @@ uint64_t LayerKeyBytes(const KvShape& shape, int pages) {
                               shape.key_dim);
 }
 uint64_t LayerValueBytes(const KvShape& shape, int pages) {
+  if (shape.values_in_keys) return 0;
   return DeviceArena::Rounded(uint64_t{2} * pages * shape.kv_heads * cuda::kPageTokens *
                               shape.value_dim);
 }
@@ -37,6 +42,13 @@ uint64_t LayerValueBytes(const KvShape& shape, int pages) {
 uint64_t PartialBytes(const CudaDevice& device, const CudaBackendConfig& config) {
   size_t floats = 0;
   for (int rows = 1; rows <= config.max_sequences; ++rows) {
+    if (config.kv.values_in_keys) {
+      const cuda::DecodeSplits splits =
+          cuda::ChooseLatentSplits(rows, config.heads, device.multiprocessors());
+      floats = std::max(floats,
+                        cuda::LatentPartialFloats(rows, config.heads, config.kv.value_dim, splits));
+      continue;
+    }
     const cuda::DecodeSplits splits =
         cuda::ChooseDecodeSplits(rows, config.heads, config.kv.kv_heads, device.multiprocessors());
     floats = std::max(floats,
@@ -50,6 +62,13 @@ uint64_t CounterBytes(const CudaBackendConfig& config) {
 }
 uint64_t ArgMaxBytes(const CudaBackendConfig& config) {
   return DeviceArena::Rounded(sizeof(cuda::ArgMaxCell) * config.max_logit_rows);
+}
+uint64_t ChoiceBytes(const CudaBackendConfig& config) {
+  return DeviceArena::Rounded(sizeof(int32_t) * config.max_rows * config.experts.used);
+}
+uint64_t ExpertBytes(const CudaBackendConfig& config) {
+  return DeviceArena::Rounded(cuda::ExpertFeedForward::WorkspaceBytes(config.experts)) +
+         2 * ChoiceBytes(config);
 }
 uint64_t RadiansBytes(const CudaBackendConfig& config) {
   return DeviceArena::Rounded(sizeof(double) * config.kv.key_dim / 2);
@@ -70,7 +89,7 @@ cuda::MatMulConfig CudaBackend::MatMulConfigOf(const CudaBackendConfig& config) 
 
 std::vector<std::pair<std::string, uint64_t>> CudaBackend::Plan(const CudaDevice& device,
                                                                 const CudaBackendConfig& config) {
-  return {
+  std::vector<std::pair<std::string, uint64_t>> plan = {
       {"kv cache", config.kv.layers * (LayerKeyBytes(config.kv, config.kv_pages) +
                                        LayerValueBytes(config.kv, config.kv_pages))},
       {"matrix products",
@@ -79,6 +98,8 @@ std::vector<std::pair<std::string, uint64_t>> CudaBackend::Plan(const CudaDevice
       {"step inputs", StepInputs::DeviceBytes(LimitsOf(config)) + ArgMaxBytes(config) +
                           kMaxRotations * (RadiansBytes(config) + AnglesBytes(config))},
   };
+  if (config.experts.experts > 0) plan.emplace_back("products of experts", ExpertBytes(config));
+  return plan;
 }
 
 absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const CudaDevice& device,
@@ -104,6 +125,16 @@ absl::Status CudaBackend::Allocate() {
   std::string error;
   matmul_ = cuda::MatMul::Create(matmul, *memory, error);
   if (matmul_ == nullptr) return absl::FailedPreconditionError(error);
+
+  if (config_.experts.experts > 0) {
+    memory = arena_.Take(ExpertBytes(config_), "products of experts");
+    if (!memory.ok()) return memory.status();
+    chosen_ = {.experts = reinterpret_cast<int32_t*>(*memory),
+               .weights = reinterpret_cast<float*>(*memory + ChoiceBytes(config_)),
+               .used = config_.experts.used};
+    experts_ = std::make_unique<cuda::ExpertFeedForward>(config_.experts,
+                                                         *memory + 2 * ChoiceBytes(config_));
+  }
 
   const uint64_t partial_bytes = PartialBytes(device_, config_);
   const uint64_t zero_bytes = CounterBytes(config_) + ArgMaxBytes(config_);
@@ -158,11 +189,12 @@ absl::Status CudaBackend::AllocateKvCache(const KvShape& shape, int pages) {
   if (!memory.ok()) return memory.status();
   for (int layer = 0; layer < shape.layers; ++layer) {
     uint8_t* const keys = *memory + layer * layer_bytes;
-    kv_layers_.push_back({.keys = reinterpret_cast<__half*>(keys),
-                          .values = reinterpret_cast<__half*>(keys + key_bytes),
-                          .kv_heads = shape.kv_heads,
-                          .key_dim = static_cast<int>(shape.key_dim),
-                          .value_dim = static_cast<int>(shape.value_dim)});
+    kv_layers_.push_back(
+        {.keys = reinterpret_cast<__half*>(keys),
+         .values = shape.values_in_keys ? nullptr : reinterpret_cast<__half*>(keys + key_bytes),
+         .kv_heads = shape.kv_heads,
+         .key_dim = static_cast<int>(shape.key_dim),
+         .value_dim = static_cast<int>(shape.value_dim)});
   }
   return absl::OkStatus();
 }
@@ -195,6 +227,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   batch_ = &batch;
   ++step_;
   error_.clear();
+  at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
@@ -221,8 +254,9 @@ void CudaBackend::RunPrologue() {
 }
 
 void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
+  const bool first = std::exchange(at_start_, false);
   const auto run = [&] {
-    if (index == 0) RunPrologue();
+    if (first) RunPrologue();
     operations();
     RunPendingAdd();
     quantized_ = nullptr;
@@ -314,16 +348,22 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
   }
   Check(matmul_->Run(input.data, input.stride, Padded(input.rows), quantized_ == input.data,
                      outputs, stream_));
-  quantized_ = nullptr;
+  // The 8-bit form of the input stays, for others that take the same.
+  if (quantized_ != input.data) quantized_ = nullptr;
+  for (const Projection& projection : projections) {
+    if (projection.output.data == quantized_) quantized_ = nullptr;
+  }
+}
+
+const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& frequencies) const {
+  return *std::find_if(rotations_.begin(), rotations_.end(),
+                       [&](const Rotation& r) { return r.frequencies == &frequencies; });
 }
 
 void CudaBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                                  const RotarySpec& spec) {
   RunPendingAdd();
   quantized_ = nullptr;
-  const auto rotation = std::find_if(rotations_.begin(), rotations_.end(), [&](const Rotation& r) {
-    return r.frequencies == &spec.frequencies;
-  });
   cuda::RotateAndStoreKv({.q = query.data,
                           .q_stride = query.stride,
                           .k = key.data,
@@ -339,7 +379,7 @@ void CudaBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix val
                           .eps = spec.epsilon,
                           .style = spec.style,
                           .pairs = spec.frequencies.pairs(),
-                          .angles = rotation->angles,
+                          .angles = RotationOf(spec.frequencies).angles,
                           .positions = inputs_->positions(),
                           .row_pages = inputs_->row_pages(),
                           .pages = inputs_->pages()},
@@ -349,7 +389,7 @@ void CudaBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix val
 void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
   RunPendingAdd();
   const cuda::KvLayer& cache = kv_layers_[layer];
-  const bool can_quantize = cache.value_dim % 32 == 0;
+  const bool can_quantize = cache.value_dim % 32 == 0 && !config_.kv.values_in_keys;
   const cuda::AttentionRows rows{
       .q = query.data,
       .q_stride = query.stride,
@@ -362,6 +402,7 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
       .scale = spec.scale,
       .window = spec.sliding_window,
       .sinks = spec.sinks == nullptr || !*spec.sinks ? nullptr : spec.sinks->floats()};
+  if (config_.kv.values_in_keys) return LatentAttention(rows, cache, attention);
   if (shape_.decode_rows > 0) {
     cuda::DecodeAttention(rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache,
                           attention,
@@ -382,29 +423,132 @@ void CudaBackend::SwiGlu(Matrix gate, Matrix up) {
                gate.data, gate.stride, quantized, stream_);
 }
 
-// The engine refuses models with latent attention, so that none of these is reached.
-void CudaBackend::ProjectHeads(HeadSlice, const HeadWeights&, HeadSlice) {
-  Check("the CUDA backend has no latent attention");
+void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
+                                  const cuda::AttentionSpec& spec) {
+  if (shape_.decode_rows > 0) {
+    cuda::DecodeLatentAttention(
+        rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache, spec,
+        cuda::ChooseLatentSplits(shape_.decode_rows, spec.heads, device_.multiprocessors()),
+        decode_workspace_.partials, stream_);
+  }
+  if (shape_.tiles > 0) {
+    cuda::PrefillLatentAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache,
+                                 spec, stream_);
+  }
 }
 
-void CudaBackend::ProjectHeadsTransposed(HeadSlice, const HeadWeights&, HeadSlice) {
-  Check("the CUDA backend has no latent attention");
+cuda::HeadMatrices CudaBackend::HeadMatricesOf(const HeadWeights& weight, int heads) const {
+  const Weight& matrix = weight.weight;
+  const int64_t row_bytes = quant::RowBytes(quant::FormatOf(matrix.type), matrix.columns);
+  return {.type = matrix.type,
+          .data = matrix.data + weight.first_row * row_bytes,
+          .heads = heads,
+          .rows = weight.rows,
+          .cols = matrix.columns,
+          .head_bytes = weight.head_rows * row_bytes};
 }
 
-void CudaBackend::RotateAndStoreLatent(int, HeadSlice, HeadSlice, Matrix, const LatentRotarySpec&) {
-  Check("the CUDA backend has no latent attention");
+void CudaBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
+  RunPendingAdd();
+  quantized_ = nullptr;
+  cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/false,
+                      {input.data, input.stride, input.head_stride}, Padded(input.rows),
+                      {out.data, out.stride, out.head_stride}, stream_);
 }
 
-// The engine refuses models with experts, so that none of these is reached.
-void CudaBackend::ChooseExperts(Matrix, const Weight&, const RoutingRule&) {
-  Check("the CUDA backend has no experts");
+void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight,
+                                         HeadSlice out) {
+  RunPendingAdd();
+  quantized_ = nullptr;
+  cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/true,
+                      {input.data, input.stride, input.head_stride}, Padded(input.rows),
+                      {out.data, out.stride, out.head_stride}, stream_);
 }
 
-void CudaBackend::AddExperts(Matrix, Matrix, const ExpertBank&) {
-  Check("the CUDA backend has no experts");
+void CudaBackend::RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
+                                       const LatentRotarySpec& spec) {
+  RunPendingAdd();
+  quantized_ = nullptr;
+  cuda::RotateAndStoreLatentKv({.q = query.data,
+                                .q_stride = query.stride,
+                                .q_head_stride = query.head_stride,
+                                .rotated = rotated.data,
+                                .rotated_stride = rotated.stride,
+                                .rotated_head_stride = rotated.head_stride,
+                                .key = key.data,
+                                .key_stride = key.stride,
+                                .rows = Padded(query.rows),
+                                .heads = query.heads,
+                                .rope_dim = static_cast<int>(query.columns),
+                                .layer = kv_layers_[layer],
+                                .style = spec.style,
+                                .pairs = spec.frequencies.pairs(),
+                                .angles = RotationOf(spec.frequencies).angles,
+                                .positions = inputs_->positions(),
+                                .row_pages = inputs_->row_pages(),
+                                .pages = inputs_->pages()},
+                               stream_);
 }
 
-void CudaBackend::AddGated(Matrix, Matrix, Matrix) { Check("the CUDA backend has no experts"); }
+void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
+                                const RoutingRule& rule) {
+  RunPendingAdd();
+  chosen_.rows = Padded(logits.rows);
+  cuda::ChooseExperts(logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
+                      rule, chosen_, stream_);
+}
+
+void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
+  RunPendingAdd();
+  const auto matrices = [](const Weight& weight, const Weight& bias) {
+    return cuda::ExpertMatrices{.type = weight.type,
+                                .rows = weight.rows,
+                                .cols = weight.columns,
+                                .bias = bias.floats(),
+                                .data = weight.data};
+  };
+  const int layer = bank.gate.expert_layer;
+  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
+                                              .up = matrices(bank.up, bank.up_bias),
+                                              .down = matrices(bank.down, bank.down_bias),
+                                              .activation = bank.activation,
+                                              .uses = expert_cache_->uses(layer)};
+  cuda::QuantizedRows quantized;
+  if (experts_->WantsQuantized(chosen_.rows, experts)) {
+    quantized = matmul_->PrepareQuantized(chosen_.rows, x.columns);
+    if (quantized_ != x.data) {
+      cuda::QuantizeRows(x.data, x.stride, chosen_.rows, quantized, stream_);
+      quantized_ = x.data;
+    }
+  }
+  if (!bank.gate.cached) {
+    experts_->AddTo(residual.data, residual.stride, x.data, x.stride, quantized, chosen_, experts,
+                    stream_);
+    return;
+  }
+  experts.gate = expert_cache_->InSlots(layer, 0, experts.gate);
+  experts.up = expert_cache_->InSlots(layer, 1, experts.up);
+  experts.down = expert_cache_->InSlots(layer, 2, experts.down);
+  // As many rows at a time as find room for their experts.
+  const int most = expert_cache_->MostRows(layer, chosen_.used);
+  for (int first = 0; first < chosen_.rows; first += most) {
+    cuda::ChosenExperts chosen = chosen_;
+    chosen.rows = std::min(most, chosen_.rows - first);
+    chosen.experts += int64_t{first} * chosen.used;
+    chosen.weights += int64_t{first} * chosen.used;
+    expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+    experts_->AddTo(residual.data + first * residual.stride, residual.stride,
+                    x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
+                    stream_);
+    if (chosen.rows == chosen_.rows - first) break;
+  }
+}
+
+void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
+  RunPendingAdd();
+  cuda::AddGated(x.data, x.stride, gate.data, gate.stride, Padded(residual.rows), residual.columns,
+                 residual.data, residual.stride, stream_);
+}
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
   RunPendingAdd();

@@ -19,10 +19,13 @@
 #include "computed/runtime/backend.h"
 #include "computed/runtime/cuda/cuda_device.h"
 #include "computed/runtime/cuda/device_arena.h"
+#include "computed/runtime/cuda/expert_cache.h"
 #include "computed/runtime/cuda/lane_clock.h"
 #include "computed/runtime/cuda/step_inputs.h"
 #include "kernels/attention/attention_cuda.h"
+#include "kernels/matmul/head_matmul_cuda.h"
 #include "kernels/matmul/matmul_cuda.h"
+#include "kernels/moe/expert_feed_forward_cuda.h"
 #include "kernels/ops/argmax_cuda.h"
 
 namespace gguf_offload {
@@ -38,6 +41,7 @@ struct CudaBackendConfig {
   cuda::Precision precision = cuda::Precision::kInt8;
   uint64_t weight_scratch_bytes = 0;            // where weights are expanded
   const cuda::CublasLibrary* cublas = nullptr;  // may be null in 8-bit precision
+  cuda::ExpertFeedForwardConfig experts;        // none if there are no experts
 };
 
 class CudaBackend : public Backend {
@@ -55,6 +59,9 @@ class CudaBackend : public Backend {
 
   // Called while the host waits for a step anyway.
   void set_idle_work(std::function<void()> work) { idle_work_ = std::move(work); }
+  // Counts the uses of experts and has those that weights call cached; needed for models with
+  // experts, and must outlive the steps.
+  void set_expert_cache(const ExpertCache* cache) { expert_cache_ = cache; }
   // Stretches, as they were on the compute stream; detail: the stretch.
   LaneClock& compute_clock() { return compute_clock_; }
 
@@ -118,6 +125,10 @@ class CudaBackend : public Backend {
   cuda::QuantizedRows QuantizedFormOf(const Matrix& out);
   // An Add is put off until it is known whether a norm of the sum follows, which then does both.
   void RunPendingAdd();
+  const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
+  cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
+  void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
+                       const cuda::AttentionSpec& spec);
   void Check(const char* error);
 
   const CudaDevice& device_;
@@ -129,6 +140,9 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<cuda::MatMul> matmul_;
+  std::unique_ptr<cuda::ExpertFeedForward> experts_;  // null if there are none
+  const ExpertCache* expert_cache_ = nullptr;
+  cuda::ChosenExperts chosen_;  // (max_rows, used); its rows are the last choice's
   std::vector<cuda::KvLayer> kv_layers_;
   uint64_t kv_bytes_ = 0;
   uint64_t activation_bytes_ = 0;
@@ -152,6 +166,7 @@ class CudaBackend : public Backend {
   // Of the step in progress.
   const StepBatch* batch_ = nullptr;
   int64_t step_ = 0;
+  bool at_start_ = false;  // no stretch has run
   StepShape shape_;
   int padded_rows_ = 0;               // 0: this step is not recorded
   const float* quantized_ = nullptr;  // the matrix whose 8-bit form the matmul has

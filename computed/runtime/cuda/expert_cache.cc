@@ -1,0 +1,164 @@
+#include "computed/runtime/cuda/expert_cache.h"
+
+#include <algorithm>
+
+#include "computed/runtime/cuda/cuda_status.h"
+#include "kernels/moe/expert_slot.h"
+
+namespace gguf_offload {
+namespace {
+
+// The parts of the state, as offsets into it.
+struct StateLayout {
+  uint64_t counts = 0, uses = 0, clocks = 0, last_use = 0;  // zero at first
+  uint64_t zero_bytes = 0;
+  uint64_t slot_of = 0, owner = 0;  // -1 at first
+  uint64_t fills = 0, fill_count = 0;
+  uint64_t bytes = 0;
+
+  StateLayout(uint64_t layers, uint64_t experts) {
+    // A layer has no more slots than experts, and a pool of all layers has no more than there may
+    // be.
+    const uint64_t slots = std::max<uint64_t>(layers * experts, kMaxExpertSlots);
+    counts = Add(layers * sizeof(cuda::ExpertCounts));
+    uses = Add(layers * experts * sizeof(uint32_t));
+    clocks = Add(layers * sizeof(unsigned long long));
+    last_use = Add(slots * sizeof(unsigned long long));
+    zero_bytes = bytes;
+    slot_of = Add(layers * experts * sizeof(int32_t));
+    owner = Add(slots * sizeof(int32_t));
+    fills = Add(kMaxExpertSlots * sizeof(cuda::ExpertFill));
+    fill_count = Add(sizeof(int32_t));
+  }
+
+ private:
+  uint64_t Add(uint64_t part) {
+    const uint64_t begin = bytes;
+    bytes += DeviceArena::Rounded(part);
+    return begin;
+  }
+};
+
+}  // namespace
+
+uint64_t ExpertCache::StateBytes(int layers, int experts) {
+  return StateLayout(layers, experts).bytes;
+}
+
+absl::StatusOr<std::unique_ptr<ExpertCache>> ExpertCache::Create(const ExpertCachePlan& plan,
+                                                                 int layers, int experts,
+                                                                 DeviceArena& arena) {
+  std::unique_ptr<ExpertCache> cache(new ExpertCache(plan, layers, experts));
+  if (absl::Status status = cache->Allocate(arena); !status.ok()) return status;
+  return cache;
+}
+
+absl::Status ExpertCache::Allocate(DeviceArena& arena) {
+  const StateLayout layout(layers_.size(), experts_);
+  absl::StatusOr<uint8_t*> state = arena.Take(layout.bytes, "state of experts");
+  if (!state.ok()) return state.status();
+  const auto at = [&]<typename T>(uint64_t offset, T*) {
+    return reinterpret_cast<T*>(*state + offset);
+  };
+  counts_ = at(layout.counts, counts_);
+  uses_ = at(layout.uses, uses_);
+  fills_ = {at(layout.fills, fills_.fills), at(layout.fill_count, fills_.count)};
+  absl::Status status = CudaStatus(cudaMemset(*state, 0, layout.zero_bytes), "clearing counters");
+  if (status.ok()) {
+    status = CudaStatus(cudaMemset(*state + layout.slot_of, 0xff, layout.fills - layout.slot_of),
+                        "emptying the cache of experts");
+  }
+  if (!status.ok() || plan_.empty()) return status;
+
+  absl::StatusOr<uint8_t*> slots = arena.Take(plan_.slot_memory, "cache of experts");
+  if (!slots.ok()) return slots.status();
+  cuda::ExpertPool pool{.owner = at(layout.owner, static_cast<int32_t*>(nullptr)),
+                        .last_use = at(layout.last_use, static_cast<unsigned long long*>(nullptr)),
+                        .clock = at(layout.clocks, static_cast<unsigned long long*>(nullptr)),
+                        .slot_of = at(layout.slot_of, static_cast<int32_t*>(nullptr))};
+  int row = 0;
+  for (const ExpertCachePlan::Layer& plan : plan_.layers) {
+    pool.slots = plan.slots;
+    layers_[plan.layer] = {&plan, *slots, pool, row};
+    if (plan_.shared) {
+      ++row;
+      continue;
+    }
+    *slots += plan.slot_bytes * plan.slots;
+    pool.owner += plan.slots;
+    pool.last_use += plan.slots;
+    pool.clock += 1;
+    pool.slot_of += experts_;
+  }
+  return absl::OkStatus();
+}
+
+ExpertCache::~ExpertCache() {
+  if (reading_ != nullptr) cudaStreamDestroy(reading_);
+}
+
+int ExpertCache::MostRows(int layer, int used) const {
+  const int slots = layers_[layer].pool.slots;
+  return slots >= experts_ ? INT32_MAX : slots / used;
+}
+
+void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
+                        const Weight& up, const Weight& down, cudaStream_t stream) const {
+  const Layer& l = layers_[layer];
+  const Weight* weights[] = {&gate, &up, &down};
+  cuda::ExpertSource sources[3];
+  int64_t expert_bytes = 0;
+  for (int i = 0; i < 3; ++i) {
+    sources[i] = {.data = weights[i]->data,
+                  .bytes = static_cast<int64_t>(l.plan->matrix_bytes[i]),
+                  .offset = static_cast<int64_t>(l.plan->offsets[i])};
+    expert_bytes += sources[i].bytes;
+  }
+  cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer, expert_bytes,
+                       stream);
+  const int most = std::min({chosen.pairs(), l.pool.slots, experts_});
+  cuda::FillSlots(fills_, most, sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes), stream);
+}
+
+cuda::ExpertMatrices ExpertCache::InSlots(int layer, int matrix,
+                                          cuda::ExpertMatrices matrices) const {
+  const Layer& l = layers_[layer];
+  matrices.file_phase = static_cast<int>(reinterpret_cast<uintptr_t>(matrices.data) & 15);
+  matrices.data = l.slots + l.plan->offsets[matrix];
+  matrices.slots = l.pool.slot_of + int64_t{l.row} * experts_;
+  matrices.slot_stride = static_cast<int64_t>(l.plan->slot_bytes);
+  return matrices;
+}
+
+absl::StatusOr<std::vector<ExpertActivity>> ExpertCache::Read() {
+  absl::MutexLock lock(&mutex_);
+  // A stream of its own, which waits for nothing that steps do.
+  if (reading_ == nullptr) {
+    absl::Status status = CudaStatus(cudaStreamCreateWithFlags(&reading_, cudaStreamNonBlocking),
+                                     "a stream for counters");
+    if (!status.ok()) return status;
+  }
+  std::vector<cuda::ExpertCounts> counts(layers_.size());
+  std::vector<uint32_t> uses(layers_.size() * experts_);
+  cudaMemcpyAsync(counts.data(), counts_, counts.size() * sizeof(counts[0]), cudaMemcpyDeviceToHost,
+                  reading_);
+  cudaMemcpyAsync(uses.data(), uses_, uses.size() * sizeof(uses[0]), cudaMemcpyDeviceToHost,
+                  reading_);
+  absl::Status status = CudaStatus(cudaStreamSynchronize(reading_), "reading counters");
+  if (!status.ok()) return status;
+  std::vector<ExpertActivity> activity(layers_.size());
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    const Layer& l = layers_[layer];
+    const auto first = uses.begin() + layer * experts_;
+    activity[layer] = {.layer = static_cast<int>(layer),
+                       .slots = l.pool.slots,
+                       .slot_bytes = l.plan == nullptr ? 0 : l.plan->slot_bytes,
+                       .hits = counts[layer].hits,
+                       .misses = counts[layer].misses,
+                       .bytes = counts[layer].bytes,
+                       .uses = {first, first + experts_}};
+  }
+  return activity;
+}
+
+}  // namespace gguf_offload

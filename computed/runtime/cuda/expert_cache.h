@@ -1,0 +1,91 @@
+// Experts of a model that does not fit: slots in GPU memory, which kernels fill from the host's
+// pages when a token is routed to an expert that is not there (kernels/moe/expert_cache_cuda.h).
+#ifndef COMPUTED_RUNTIME_CUDA_EXPERT_CACHE_H_
+#define COMPUTED_RUNTIME_CUDA_EXPERT_CACHE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "computed/placement/device_placement.h"
+#include "computed/runtime/cuda/device_arena.h"
+#include "computed/runtime/tensor.h"
+#include "kernels/moe/expert_cache_cuda.h"
+#include "kernels/moe/expert_matrices_cuda.h"
+#include "kernels/moe/router_cuda.h"
+
+namespace gguf_offload {
+
+// What has happened to a layer's experts since the start.
+struct ExpertActivity {
+  int layer = 0;
+  int slots = 0;  // of the cache; 0: all experts are resident or streamed
+  uint64_t slot_bytes = 0;
+  uint64_t hits = 0;           // experts that a step found in the cache
+  uint64_t misses = 0;         // experts that it had to fetch
+  uint64_t bytes = 0;          // that it fetched
+  std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
+};
+
+// Also counts how often experts are used, with or without a cache. One thread queues work; Read may
+// be called from any.
+class ExpertCache {
+ public:
+  // Bytes of device memory, but for the slots: of `layers` layers with `experts` experts each.
+  static uint64_t StateBytes(int layers, int experts);
+
+  // `plan` may be empty: then experts are only counted.
+  static absl::StatusOr<std::unique_ptr<ExpertCache>> Create(const ExpertCachePlan& plan,
+                                                             int layers, int experts,
+                                                             DeviceArena& arena);
+  ~ExpertCache();
+  ExpertCache(const ExpertCache&) = delete;
+  ExpertCache& operator=(const ExpertCache&) = delete;
+
+  // (experts) device memory where uses of a layer are counted.
+  uint32_t* uses(int layer) const { return uses_ + int64_t{layer} * experts_; }
+
+  // The most rows whose experts find room at the same time.
+  int MostRows(int layer, int used) const;
+  // Brings the experts of `chosen` to slots; at most MostRows rows. The weights are in the host's
+  // pages.
+  void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
+             const Weight& down, cudaStream_t stream) const;
+  // The same matrices, matrix 0 (gate), 1 (up) or 2 (down) of each expert, in the slots.
+  cuda::ExpertMatrices InSlots(int layer, int matrix, cuda::ExpertMatrices matrices) const;
+
+  // A layer at a time, while steps go on.
+  absl::StatusOr<std::vector<ExpertActivity>> Read();
+
+ private:
+  struct Layer {
+    const ExpertCachePlan::Layer* plan = nullptr;  // null: no cache
+    uint8_t* slots = nullptr;
+    cuda::ExpertPool pool;
+    int row = 0;  // of the pool's slot_of
+  };
+
+  ExpertCache(const ExpertCachePlan& plan, int layers, int experts)
+      : plan_(plan), experts_(experts), layers_(layers) {}
+  absl::Status Allocate(DeviceArena& arena);
+
+  const ExpertCachePlan plan_;
+  const int experts_;
+  std::vector<Layer> layers_;
+  cuda::ExpertFills fills_;
+  cuda::ExpertCounts* counts_ = nullptr;  // (layers)
+  uint32_t* uses_ = nullptr;              // (layers, experts)
+
+  absl::Mutex mutex_;
+  cudaStream_t reading_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+}  // namespace gguf_offload
+
+#endif  // COMPUTED_RUNTIME_CUDA_EXPERT_CACHE_H_

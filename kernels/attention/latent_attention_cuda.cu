@@ -1,0 +1,402 @@
+// The rows of the tensor core products are pairs of a token and a head, of which a block has 16 a
+// group of four warps: with the 128 heads of the large models all of them at the same position.
+// Keys come in 32 positions at a time. Each of a group's warps scores 8 of them, the scores meet in
+// shared memory, and each warp adds up a quarter of the values' elements.
+#include <algorithm>
+#include <cassert>
+
+#include "kernels/attention/latent_attention_cuda.h"
+#include "kernels/attention/shared_tile.cuh"
+
+namespace gguf_offload::cuda {
+namespace {
+
+constexpr int kDims = kMaxLatentKeyDim;
+constexpr int kChunks = kDims / 8;
+constexpr int kKeys = kPageTokens;                 // of a round
+constexpr int kWarpDims = kMaxLatentValueDim / 4;  // values that a warp adds up
+constexpr int kScoreStride = kKeys + 4;            // spreads rows over the banks
+constexpr int kTileBytes = kKeys * kDims * sizeof(__half);
+
+// kGroups: of four warps and 16 rows each.
+template <int kGroups, int kBuffers>
+struct LatentShape {
+  static constexpr int kRows = 16 * kGroups;
+  static constexpr int kThreads = 128 * kGroups;
+  static constexpr int kQueryBytes = kRows * kDims * sizeof(__half);
+  static constexpr int kSharedBytes =
+      kQueryBytes + kBuffers * kTileBytes + kRows * kScoreStride * static_cast<int>(sizeof(float));
+};
+
+struct LatentArguments {
+  AttentionRows rows;
+  const DecodeRow* decode_rows;  // null: tiles
+  const PrefillTile* tiles;
+  const int32_t* pages;
+  KvLayer layer;
+  AttentionSpec spec;
+  DecodeSplits splits;
+  float* partials;          // (decode rows, heads, splits, value_dim), unnormalized
+  float2* partial_softmax;  // (decode rows, heads, splits): largest score and sum
+};
+
+// The positions of one block: [begin, end), in share `split` of `active`.
+struct LatentShare {
+  int begin;
+  int end;
+  int active;
+};
+
+__device__ __forceinline__ LatentShare FindShare(const DecodeSplits& splits, int position,
+                                                 int split) {
+  const int pages = position / kPageTokens + 1;
+  const int share = max(splits.min_pages, (pages + splits.splits - 1) / splits.splits);
+  LatentShare result;
+  result.active = (pages + share - 1) / share;
+  result.begin = split * share * kPageTokens;
+  result.end = min(position + 1, (split + 1) * share * kPageTokens);
+  return result;
+}
+
+// A row of the products.
+struct LatentRow {
+  int64_t token;
+  int head;
+  int position;  // negative: there is no such row
+};
+
+// What the rows of a block are.
+struct LatentBlock {
+  int first;      // of the pairs of a token and a head
+  int tokens;     // whose pairs there are
+  int64_t token;  // the first of them
+  int position;   // its position
+  int heads;
+
+  __device__ __forceinline__ LatentRow Row(int i) const {
+    const int pair = first + i, token_index = pair / heads;
+    return {token + token_index, pair - token_index * heads,
+            token_index < tokens ? position + token_index : -1};
+  }
+};
+
+// Writes the queries of `rows` rows to shared memory, as CopyTile does keys.
+__device__ __forceinline__ void StoreQueries(const LatentArguments& a, const LatentBlock& block,
+                                             int rows, uint32_t tile) {
+  const int dim = a.layer.key_dim;
+  const float scale = a.spec.scale * kLog2E;
+  for (int i = threadIdx.x; i < rows * kChunks; i += blockDim.x) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    const LatentRow query = block.Row(row);
+    float v[8] = {};
+    if (query.position >= 0) {
+      const float* q = a.rows.q + query.token * a.rows.q_stride + query.head * dim + 8 * chunk;
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        if (8 * chunk + e < dim) v[e] = q[e] * scale;
+      }
+    }
+    StoreChunk(tile + (row * kChunks + (chunk ^ row % 8)) * 16,
+               make_uint4(PackHalves(v[0], v[1]), PackHalves(v[2], v[3]), PackHalves(v[4], v[5]),
+                          PackHalves(v[6], v[7])));
+  }
+}
+
+// Scores of a group's 16 rows with keys 8 * quarter + {0..7} of the tile.
+__device__ __forceinline__ void ScoreKeys(uint32_t queries, uint32_t keys, int group, int quarter,
+                                          int key_dim, float (&scores)[4]) {
+  const int lane = threadIdx.x % 32, matrix = lane / 8, r = lane % 8;
+  const uint32_t query_row = queries + (16 * group + matrix % 2 * 8 + r) * kChunks * 16;
+  const uint32_t key_row = keys + (8 * quarter + r) * kChunks * 16;
+#pragma unroll 2
+  for (int k = 0; k < kDims / 32; ++k) {
+    if (32 * k >= key_dim) break;
+    const uint4 key = LoadMatrices(key_row + ((4 * k + matrix) ^ r) * 16);
+    const uint4 first = LoadMatrices(query_row + ((4 * k + matrix / 2) ^ r) * 16);
+    const uint4 second = LoadMatrices(query_row + ((4 * k + 2 + matrix / 2) ^ r) * 16);
+    MultiplyAdd(scores, first, key.x, key.y);
+    MultiplyAdd(scores, second, key.z, key.w);
+  }
+}
+
+// The softmax of rows g and g + 8 of a group, and a warp's elements of their values.
+struct LatentState {
+  float largest[2];
+  float sum[2];                    // the lane's own part
+  float values[kWarpDims / 8][4];  // [n]: elements 8 * n + 2 * t + {0, 1} of row g, then of g + 8
+};
+
+// Takes the scores of a tile into the softmax; `scores` is the group's part of shared memory.
+// Leaves the keys' weights as left operands.
+__device__ __forceinline__ void WeighKeys(const float* scores, int first_key, int begin, int end,
+                                          const int (&positions)[2], LatentState& state,
+                                          uint4 (&weights)[kKeys / 16]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float s[kKeys / 4];  // keys 8 * n + 2 * t + {0, 1}
+    float here = MinusInfinity();
+#pragma unroll
+    for (int n = 0; n < kKeys / 4; ++n) {
+      const int slot = n / 2 * 8 + 2 * t + n % 2, key = first_key + slot;
+      const bool visible = key >= begin && key < end && key <= positions[i];
+      s[n] = visible ? scores[(g + 8 * i) * kScoreStride + slot] : MinusInfinity();
+      here = fmaxf(here, s[n]);
+    }
+    const float largest = fmaxf(state.largest[i], MaxOverRow(here));
+    // A row that has seen no key yet has nothing to scale and nothing to add.
+    const float reference = largest == MinusInfinity() ? 0.0f : largest;
+    const float factor = Exp2(state.largest[i] - reference);
+    state.largest[i] = largest;
+    state.sum[i] *= factor;
+#pragma unroll
+    for (int n = 0; n < kKeys / 4; ++n) {
+      s[n] = Exp2(s[n] - reference);
+      state.sum[i] += s[n];
+    }
+    if (factor != 1.0f) {
+#pragma unroll
+      for (int n = 0; n < kWarpDims / 8; ++n) {
+        state.values[n][2 * i] *= factor;
+        state.values[n][2 * i + 1] *= factor;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+      const uint32_t low = PackHalves(s[4 * k], s[4 * k + 1]);
+      const uint32_t high = PackHalves(s[4 * k + 2], s[4 * k + 3]);
+      if (i == 0) {
+        weights[k].x = low;
+        weights[k].z = high;
+      } else {
+        weights[k].y = low;
+        weights[k].w = high;
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void WriteRow(const LatentArguments& a, const LatentRow& row, int i,
+                                         int quarter, int split, bool whole,
+                                         const LatentState& state) {
+  const int t = threadIdx.x % 4, dim = a.layer.value_dim;
+  const float sum = SumOverRow(state.sum[i]);
+  if (row.position < 0) return;
+  float* to = a.rows.out + row.token * a.rows.out_stride + static_cast<int64_t>(row.head) * dim;
+  float factor = 1.0f / sum;
+  if (!whole) {
+    const int64_t part =
+        (static_cast<int64_t>(blockIdx.z) * a.spec.heads + row.head) * a.splits.splits + split;
+    to = a.partials + part * dim;
+    factor = 1;
+    if (quarter == 0 && t == 0) a.partial_softmax[part] = make_float2(state.largest[i], sum);
+  }
+#pragma unroll
+  for (int n = 0; n < kWarpDims / 8; ++n) {
+    const int element = quarter * kWarpDims + 8 * n + 2 * t;
+    if (element >= dim) continue;
+    *reinterpret_cast<float2*>(to + element) =
+        make_float2(state.values[n][2 * i] * factor, state.values[n][2 * i + 1] * factor);
+  }
+}
+
+// Grid: (splits, heads / rows, decode rows), or (64 * heads / rows, tiles).
+template <int kGroups, int kBuffers, bool kDecode>
+__global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
+    LatentKernel(const __grid_constant__ LatentArguments a) {
+  using Shape = LatentShape<kGroups, kBuffers>;
+  extern __shared__ __align__(128) uint8_t shared[];
+  LatentBlock block;
+  LatentShare share;
+  const int32_t* pages = a.pages;
+  block.heads = a.spec.heads;
+  if constexpr (kDecode) {
+    const DecodeRow row = a.decode_rows[blockIdx.z];
+    if (row.position < 0) return;
+    share = FindShare(a.splits, row.position, blockIdx.x);
+    if (static_cast<int>(blockIdx.x) >= share.active) return;
+    block.first = blockIdx.y * Shape::kRows;
+    block.tokens = 1;
+    block.token = row.row;
+    block.position = row.position;
+    pages += row.pages;
+  } else {
+    // The last tiles of a prompt have the most keys; they go first.
+    const PrefillTile tile = a.tiles[gridDim.y - 1 - blockIdx.y];
+    block.first = blockIdx.x * Shape::kRows;
+    if (block.first >= tile.rows * block.heads) return;
+    block.tokens = tile.rows;
+    block.token = tile.first_row;
+    block.position = tile.first_position;
+    const int last = min(tile.rows - 1, (block.first + Shape::kRows - 1) / block.heads);
+    share = {0, tile.first_position + last + 1, 1};
+    pages += tile.pages;
+  }
+
+  const uint32_t queries = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const uint32_t tiles = queries + Shape::kQueryBytes;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int group = warp / 4, quarter = warp % 4;
+  float* const scores =
+      reinterpret_cast<float*>(shared + Shape::kQueryBytes + kBuffers * kTileBytes) +
+      16 * group * kScoreStride;
+  const int key_dim = a.layer.key_dim, value_dim = a.layer.value_dim;
+  const auto copy = [&](int first_key, int buffer) {
+    CopyTile<kDims, kKeys, false>(tiles + buffer * kTileBytes, a.layer.keys, pages, 1, 0, key_dim,
+                                  first_key, share.begin, share.end);
+  };
+
+  if (kBuffers > 1) copy(share.begin, 0);
+  StoreQueries(a, block, Shape::kRows, queries);
+  const LatentRow rows[2] = {block.Row(16 * group + g), block.Row(16 * group + g + 8)};
+  const int positions[2] = {rows[0].position, rows[1].position};
+  LatentState state = {};
+  state.largest[0] = state.largest[1] = MinusInfinity();
+  int buffer = 0;
+  for (int first_key = share.begin; first_key < share.end; first_key += kKeys) {
+    if (kBuffers == 1) {
+      __syncthreads();  // nobody reads the last keys any more
+      copy(first_key, 0);
+    }
+    WaitForCopies();
+    __syncthreads();
+    if (kBuffers > 1 && first_key + kKeys < share.end) copy(first_key + kKeys, 1 - buffer);
+    const uint32_t keys = tiles + buffer * kTileBytes;
+    float s[4] = {};
+    ScoreKeys(queries, keys, group, quarter, key_dim, s);
+    const int slot = 8 * quarter + 2 * t;
+    *reinterpret_cast<float2*>(scores + g * kScoreStride + slot) = make_float2(s[0], s[1]);
+    *reinterpret_cast<float2*>(scores + (g + 8) * kScoreStride + slot) = make_float2(s[2], s[3]);
+    __syncthreads();
+    uint4 weights[kKeys / 16];
+    WeighKeys(scores, first_key, share.begin, share.end, positions, state, weights);
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+#pragma unroll
+      for (int n = 0; n < kWarpDims / 16; ++n) {
+        if (quarter * kWarpDims + 16 * n >= value_dim) continue;
+        const uint4 values = ValueOperands<kDims>(keys, quarter * (kWarpDims / 16) + n, k);
+        MultiplyAdd(state.values[2 * n], weights[k], values.x, values.y);
+        MultiplyAdd(state.values[2 * n + 1], weights[k], values.z, values.w);
+      }
+    }
+    if (kBuffers > 1) buffer = 1 - buffer;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    WriteRow(a, rows[i], i, quarter, blockIdx.x, share.active == 1, state);
+  }
+}
+
+// Grid: (heads, decode rows).
+__global__ void __launch_bounds__(128)
+    MergeLatentKernel(const __grid_constant__ LatentArguments a) {
+  const DecodeRow row = a.decode_rows[blockIdx.y];
+  if (row.position < 0) return;
+  const int active = FindShare(a.splits, row.position, 0).active;
+  if (active == 1) return;
+  const int head = blockIdx.x, dim = a.layer.value_dim;
+  const int64_t first = (static_cast<int64_t>(blockIdx.y) * a.spec.heads + head) * a.splits.splits;
+  float largest = MinusInfinity(), sum = 0;
+  for (int i = 0; i < active; ++i) largest = fmaxf(largest, a.partial_softmax[first + i].x);
+  for (int i = 0; i < active; ++i) {
+    const float2 part = a.partial_softmax[first + i];
+    sum += part.y * Exp2(part.x - largest);
+  }
+  const float inverse = 1.0f / sum;
+  float* out = a.rows.out + row.row * a.rows.out_stride + static_cast<int64_t>(head) * dim;
+  for (int element = threadIdx.x; element < dim; element += blockDim.x) {
+    float total = 0;
+    for (int i = 0; i < active; ++i) {
+      total +=
+          a.partials[(first + i) * dim + element] * Exp2(a.partial_softmax[first + i].x - largest);
+    }
+    out[element] = total * inverse;
+  }
+}
+
+bool HasSharedMemory(int bytes) {
+  int device = 0, most = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return most >= bytes;
+}
+
+template <int kGroups, int kBuffers, bool kDecode>
+void Launch(const LatentArguments& a, int n, cudaStream_t stream) {
+  using Shape = LatentShape<kGroups, kBuffers>;
+  const auto kernel = LatentKernel<kGroups, kBuffers, kDecode>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
+  const auto blocks = [](int pairs) {
+    return static_cast<unsigned>((pairs + Shape::kRows - 1) / Shape::kRows);
+  };
+  const dim3 grid = kDecode ? dim3(a.splits.splits, blocks(a.spec.heads), n)
+                            : dim3(blocks(kPrefillTileRows * a.spec.heads), n);
+  kernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(a);
+}
+
+template <bool kDecode>
+void LaunchBest(const LatentArguments& a, int n, cudaStream_t stream) {
+  assert(a.layer.key_dim <= kMaxLatentKeyDim && a.layer.value_dim <= kMaxLatentValueDim &&
+         a.layer.key_dim % 2 == 0 && a.layer.value_dim % 2 == 0 && a.layer.kv_heads == 1);
+  const bool many = !kDecode || a.spec.heads > 16;
+  if (many && HasSharedMemory(LatentShape<4, 2>::kSharedBytes)) {
+    Launch<4, 2, kDecode>(a, n, stream);
+  } else {
+    Launch<1, 1, kDecode>(a, n, stream);
+  }
+}
+
+}  // namespace
+
+DecodeSplits ChooseLatentSplits(int rows, int heads, int multiprocessors) {
+  // A block a multiprocessor keeps it busy.
+  const int64_t blocks = static_cast<int64_t>(std::max(rows, 1)) * ((heads + 63) / 64);
+  const int64_t wanted = (multiprocessors + blocks - 1) / blocks;
+  return {static_cast<int>(std::clamp<int64_t>(wanted, 2, kMaxDecodeSplits)), 2};
+}
+
+size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplits& splits) {
+  return static_cast<size_t>(rows) * heads * splits.splits * (value_dim + 2);
+}
+
+void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
+                           int n_decode_rows, const int32_t* pages, const KvLayer& layer,
+                           const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
+                           cudaStream_t stream) {
+  if (n_decode_rows <= 0) return;
+  const size_t partial_values =
+      static_cast<size_t>(n_decode_rows) * spec.heads * splits.splits * layer.value_dim;
+  const LatentArguments a = {
+      .rows = rows,
+      .decode_rows = decode_rows,
+      .tiles = nullptr,
+      .pages = pages,
+      .layer = layer,
+      .spec = spec,
+      .splits = splits,
+      .partials = partials,
+      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
+  LaunchBest<true>(a, n_decode_rows, stream);
+  if (splits.splits > 1) {
+    MergeLatentKernel<<<dim3(spec.heads, n_decode_rows), 128, 0, stream>>>(a);
+  }
+}
+
+void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles, int n_tiles,
+                            const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,
+                            cudaStream_t stream) {
+  if (n_tiles <= 0) return;
+  const LatentArguments a = {.rows = rows,
+                             .decode_rows = nullptr,
+                             .tiles = tiles,
+                             .pages = pages,
+                             .layer = layer,
+                             .spec = spec,
+                             .splits = {},
+                             .partials = nullptr,
+                             .partial_softmax = nullptr};
+  LaunchBest<false>(a, n_tiles, stream);
+}
+
+}  // namespace gguf_offload::cuda

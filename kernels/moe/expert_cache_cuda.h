@@ -1,0 +1,68 @@
+// A cache of experts in GPU memory that the GPU itself manages: the router's choice is turned into
+// slots and misses, and misses are gathered from mapped host memory, without the host's knowledge.
+//
+// A pool is some slots of one size that a layer has for itself (or, where memory is short, that all
+// layers share one after the other). The experts that were not used for the longest time make room
+// for new ones.
+#ifndef KERNELS_MOE_EXPERT_CACHE_CUDA_H_
+#define KERNELS_MOE_EXPERT_CACHE_CUDA_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/moe/expert_slot.h"
+#include "kernels/moe/router_cuda.h"
+
+namespace gguf_offload::cuda {
+
+// What has happened in a layer since the start.
+struct ExpertCounts {
+  unsigned long long hits = 0;    // experts that a call found in their slots
+  unsigned long long misses = 0;  // experts that had to be fetched
+  unsigned long long bytes = 0;   // that were fetched
+};
+
+// Device memory, zero at first but for slot_of and owner, which are -1.
+struct ExpertPool {
+  int slots = 0;
+  int32_t* owner = nullptr;                // (slots) which entry of slot_of has the slot, or -1
+  unsigned long long* last_use = nullptr;  // (slots) the clock's time
+  unsigned long long* clock = nullptr;     // goes on with each call
+  int32_t* slot_of = nullptr;              // (all layers, experts) of the pool, or -1
+};
+
+// An expert to be fetched.
+struct ExpertFill {
+  int32_t expert;
+  int32_t slot;
+};
+
+// What a call leaves for FillSlots.
+struct ExpertFills {
+  ExpertFill* fills = nullptr;  // (as many as pairs of a call, or slots)
+  int32_t* count = nullptr;
+};
+
+// Finds a slot for each expert of `chosen` in layer `layer` (of `experts` experts each). A slot
+// that this call uses is not taken from its expert. `chosen` has at most pool.slots pairs.
+void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int layer, int experts,
+                    const ExpertFills& fills, ExpertCounts* counts, int64_t expert_bytes,
+                    cudaStream_t stream);
+
+// One matrix of all experts, in mapped host memory; the aligned 16 bytes around the first and the
+// last byte must be readable.
+struct ExpertSource {
+  const uint8_t* data = nullptr;  // (experts, bytes)
+  int64_t bytes = 0;              // of each
+  int64_t offset = 0;             // in a slot, a multiple of 16
+};
+
+// Copies the experts that ResolveExperts has found missing to their slots: a matrix begins at the
+// source's offset and has the address modulo 16 that it has in host memory. At most `most` fills.
+void FillSlots(const ExpertFills& fills, int most, const ExpertSource (&sources)[3], uint8_t* slots,
+               int64_t slot_stride, cudaStream_t stream);
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_MOE_EXPERT_CACHE_CUDA_H_

@@ -1,0 +1,182 @@
+#include "kernels/moe/expert_cache_cuda.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "kernels/quant/device_array_for_test.h"
+#include "third_party/cuda/device_available.h"
+
+namespace gguf_offload::cuda {
+namespace {
+
+class ExpertCacheCudaTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!DeviceAvailable()) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
+// A pool that some layers share, and three matrices of each expert in mapped host memory.
+class Cache {
+ public:
+  // Odd sizes, so that experts begin at all addresses modulo 16; the last is larger than what a
+  // round of a fill copies.
+  static constexpr int64_t kBytes[3] = {17, 1000, 300001};
+
+  Cache(int layers, int experts, int slots)
+      : layers_(layers),
+        experts_(experts),
+        slots_(slots),
+        owner_(std::vector<int32_t>(slots, -1)),
+        slot_of_(std::vector<int32_t>(layers * experts, -1)),
+        last_use_(std::vector<unsigned long long>(slots, 0)),
+        clock_(std::vector<unsigned long long>(1, 0)),
+        fills_(slots),
+        count_(1),
+        counts_(std::vector<ExpertCounts>(layers)) {
+    stride_ = 0;
+    for (int i = 0; i < 3; ++i) {
+      offsets_[i] = stride_;
+      stride_ += ExpertSlotBytes(kBytes[i]);
+    }
+    memory_ = std::make_unique<DeviceArray<uint8_t>>(stride_ * slots);
+    std::mt19937 random(1);
+    for (int i = 0; i < 3; ++i) {
+      void* host = nullptr;
+      const int64_t bytes = layers * experts * kBytes[i];
+      CheckCuda(cudaHostAlloc(&host, bytes + 64, cudaHostAllocMapped));
+      host_[i] = static_cast<uint8_t*>(host);
+      for (int64_t b = 0; b < bytes + 64; ++b) host_[i][b] = static_cast<uint8_t>(random());
+      void* device = nullptr;
+      CheckCuda(cudaHostGetDevicePointer(&device, host, 0));
+      // At an odd address.
+      mapped_[i] = static_cast<uint8_t*>(device) + 16 + 3 * i;
+    }
+  }
+  ~Cache() {
+    for (uint8_t* host : host_) cudaFreeHost(host);
+  }
+
+  // Resolves and fills what `chosen` wants in `layer`, and checks that it is there. Returns the
+  // number of experts that were fetched.
+  int Use(int layer, const std::vector<int32_t>& chosen, bool check_bytes) {
+    DeviceArray<int32_t> device_chosen(chosen);
+    const ChosenExperts choice{device_chosen.data(), nullptr, static_cast<int>(chosen.size()), 1};
+    ExpertSource sources[3];
+    for (int i = 0; i < 3; ++i) {
+      sources[i] = {mapped_[i] + layer * experts_ * kBytes[i], kBytes[i], offsets_[i]};
+    }
+    const ExpertFills fills{fills_.data(), count_.data()};
+    ResolveExperts(choice,
+                   {slots_, owner_.data(), last_use_.data(), clock_.data(), slot_of_.data()}, layer,
+                   experts_, fills, counts_.data() + layer, 100, nullptr);
+    if (check_bytes) {
+      FillSlots(fills, std::min<int>(slots_, chosen.size()), sources, memory_->data(), stride_,
+                nullptr);
+    }
+    CheckCuda(cudaGetLastError());
+    const std::vector<int32_t> slot_of = slot_of_.ToHost(), owner = owner_.ToHost();
+    const std::vector<uint8_t> bytes = check_bytes ? memory_->ToHost() : std::vector<uint8_t>();
+    std::set<int> used;
+    for (const int expert : chosen) {
+      if (expert < 0) continue;
+      const int slot = slot_of[layer * experts_ + expert];
+      EXPECT_GE(slot, 0);
+      EXPECT_LT(slot, slots_);
+      EXPECT_EQ(owner[slot], layer * experts_ + expert);
+      used.insert(slot);
+      for (int i = 0; i < 3 && check_bytes; ++i) {
+        const uint8_t* from = sources[i].data + expert * kBytes[i];
+        const uint8_t* got =
+            &bytes[slot * stride_ + offsets_[i]] + (reinterpret_cast<uintptr_t>(from) & 15);
+        EXPECT_TRUE(std::equal(from, from + kBytes[i], got)) << expert << " " << i;
+      }
+    }
+    EXPECT_EQ(used.size(), std::set<int>(chosen.begin(), chosen.end()).size() -
+                               std::count(chosen.begin(), chosen.end(), -1));
+    // Nobody else thinks that he has a slot.
+    EXPECT_EQ(std::count_if(slot_of.begin(), slot_of.end(), [](int s) { return s >= 0; }),
+              std::count_if(owner.begin(), owner.end(), [](int o) { return o >= 0; }));
+    return count_.ToHost()[0];
+  }
+  std::vector<ExpertCounts> counts() const { return counts_.ToHost(); }
+
+ private:
+  const int layers_, experts_, slots_;
+  DeviceArray<int32_t> owner_, slot_of_;
+  DeviceArray<unsigned long long> last_use_, clock_;
+  DeviceArray<ExpertFill> fills_;
+  DeviceArray<int32_t> count_;
+  DeviceArray<ExpertCounts> counts_;
+  int64_t offsets_[3], stride_;
+  std::unique_ptr<DeviceArray<uint8_t>> memory_;
+  uint8_t* host_[3];
+  uint8_t* mapped_[3];
+};
+
+TEST_F(ExpertCacheCudaTest, FetchedExpertsAreWholeWhereverTheyLie) {
+  Cache cache(2, 9, 6);
+  EXPECT_EQ(cache.Use(0, {3, 8, -1, 3, 0}, true), 3);
+  EXPECT_EQ(cache.Use(0, {3, 1, 8}, true), 1);
+  EXPECT_EQ(cache.Use(1, {3, 1}, true), 2);
+  EXPECT_EQ(cache.Use(0, {8, 2, 3, 4, 5, 6}, true), 4);
+  EXPECT_EQ(cache.Use(1, {7, 2, 3, 4, 5, 6}, true), 6);
+  const std::vector<ExpertCounts> counts = cache.counts();
+  EXPECT_EQ(counts[0].misses, 8u);
+  EXPECT_EQ(counts[0].hits, 4u);
+  EXPECT_EQ(counts[0].bytes, 800u);
+  EXPECT_EQ(counts[1].misses, 8u);
+  EXPECT_EQ(counts[1].hits, 0u);
+}
+
+// Against slots that the host keeps account of.
+TEST_F(ExpertCacheCudaTest, TheLeastRecentlyUsedMakeRoom) {
+  constexpr int kExperts = 300, kSlots = 40;
+  Cache cache(1, kExperts, kSlots);
+  struct Slot {
+    int used = 0, index = 0, expert = -1;
+  };
+  std::vector<Slot> slots(kSlots);
+  for (int i = 0; i < kSlots; ++i) slots[i].index = i;
+  std::mt19937 random(5);
+  std::geometric_distribution<int> skewed(0.02);
+  size_t hits = 0, misses = 0;
+  for (int call = 1; call <= 200; ++call) {
+    const size_t count = 1 + random() % 20;
+    std::set<int> wanted;
+    while (wanted.size() < count) wanted.insert(skewed(random) % kExperts);
+    std::vector<int> missing;
+    for (int expert : wanted) {
+      const auto slot = std::find_if(slots.begin(), slots.end(),
+                                     [&](const Slot& s) { return s.expert == expert; });
+      if (slot == slots.end()) {
+        missing.push_back(expert);
+      } else {
+        slot->used = call;
+      }
+    }
+    std::sort(slots.begin(), slots.end(), [](const Slot& a, const Slot& b) {
+      return std::tuple(a.used, a.index) < std::tuple(b.used, b.index);
+    });
+    for (size_t i = 0; i < missing.size(); ++i) {
+      slots[i].used = call;
+      slots[i].expert = missing[i];
+    }
+    EXPECT_EQ(cache.Use(0, {wanted.begin(), wanted.end()}, false),
+              static_cast<int>(missing.size()));
+    hits += wanted.size() - missing.size();
+    misses += missing.size();
+  }
+  EXPECT_GT(hits, misses / 2);
+  EXPECT_EQ(cache.counts()[0].hits, hits);
+  EXPECT_EQ(cache.counts()[0].misses, misses);
+}
+
+}  // namespace
+}  // namespace gguf_offload::cuda

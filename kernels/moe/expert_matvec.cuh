@@ -1,0 +1,154 @@
+// The kernel of MultiplyExpertsInt8, to be instantiated a few formats a source file: that of
+// quantized_matvec.cuh, but for where weights and activations are found.
+#ifndef KERNELS_MOE_EXPERT_MATVEC_CUH_
+#define KERNELS_MOE_EXPERT_MATVEC_CUH_
+
+#include "kernels/matmul/quantized_matvec.cuh"
+#include "kernels/moe/expert_launch.h"
+
+namespace gguf_offload::cuda {
+
+// The sums of a warp, over its lanes and the warps that share its rows, into y.
+template <int kColumns>
+__device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& launch, int matrix,
+                                                   const ExpertTile& tile, int64_t first_row,
+                                                   float (&sums)[kMatVecRows][kColumns]) {
+  constexpr int kSums = kMatVecRows * kColumns;
+  __shared__ float parts[kMatVecWarps][kSums];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float sum = 0;  // lane i: sum i
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    float value = sums[i / kColumns][i % kColumns];
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    if (lane == i) sum = value;
+  }
+  if (launch.split > 1) {
+    if (lane < kSums) parts[warp][lane] = sum;
+    __syncthreads();
+    if (warp % launch.split != 0) return;
+    if (lane < kSums) {
+      for (int part = 1; part < launch.split; ++part) sum += parts[warp + part][lane];
+    }
+  }
+  const ExpertMatrices& matrices = launch.products.matrices[matrix];
+  const int64_t row = first_row + lane / kColumns;
+  const int column = lane % kColumns;
+  if (lane >= kSums || row >= matrices.rows || column >= tile.count) return;
+  if (matrices.bias != nullptr) sum += matrices.bias[tile.expert * matrices.rows + row];
+  const int64_t pair =
+      launch.order.tiles == nullptr ? tile.first : launch.order.pairs[tile.first + column];
+  launch.products.y[matrix][pair * launch.products.y_stride + row] = sum;
+}
+
+template <quant::TensorType kType, int kColumns>
+__global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
+    ExpertMatVecKernel(const __grid_constant__ ExpertMatVecLaunch launch, QuantizedRows x) {
+  using Decoder = GroupDecoder<kType>;
+  using Staging = ChunkStaging<Decoder>;
+  constexpr int kStages = Staging::kStages;
+  __shared__ __align__(16) uint8_t staged[kMatVecWarps][kStages][Staging::kBytes];
+
+  ExpertTile tile;
+  if (launch.order.tiles == nullptr) {
+    const int pair = static_cast<int>(blockIdx.y);
+    tile.expert = launch.experts[pair];
+    tile.first = pair;
+    tile.count = tile.expert >= 0;
+  } else {
+    tile = launch.order.tiles[blockIdx.y];
+  }
+  if (tile.count == 0) return;
+
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int matrix = static_cast<int>(blockIdx.x) / launch.row_blocks;
+  const int64_t row_block = static_cast<int>(blockIdx.x) % launch.row_blocks;
+  const ExpertMatrices& matrices = launch.products.matrices[matrix];
+  const int part = warp % launch.split;
+  const int64_t row =
+      (row_block * (kMatVecWarps / launch.split) + warp / launch.split) * kMatVecRows;
+  int x_rows[kColumns];
+#pragma unroll
+  for (int column = 0; column < kColumns; ++column) {
+    int pair = tile.first + min(column, tile.count - 1);
+    if (launch.order.tiles != nullptr) pair = launch.order.pairs[pair];
+    x_rows[column] = pair / launch.products.pairs_per_row;
+  }
+
+  uint8_t(&stages)[kStages][Staging::kBytes] = staged[warp];
+  const int groups = static_cast<int>(matrices.cols / 32);
+  const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
+  float sums[kMatVecRows][kColumns] = {};
+  if (row < matrices.rows) {
+    const int64_t row_bytes = matrices.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
+    const uint8_t* first = MatrixOf(matrices, tile.expert, launch.matrix_bytes) + row * row_bytes;
+    const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
+    WarpRows rows{first - misalignment, misalignment, 0, static_cast<uint32_t>(row_bytes)};
+    if (row + 1 < matrices.rows) rows.row_stride = rows.row_bytes;
+
+    const int step = launch.split;
+#pragma unroll
+    for (int stage = 0; stage < kStages; ++stage) {
+      const int chunk = part + stage * step;
+      if (chunk < chunks) CopyChunk<Staging>(rows, chunk, lane, stages[stage]);
+      AsyncCommit();
+    }
+    int stage = 0;
+    for (int chunk = part; chunk < chunks; chunk += step) {
+      const int group = chunk * kChunkGroups + lane;
+      const bool active = group < groups;
+      ActivationGroup early;
+      if (kColumns == 1 && active) early = LoadActivations(x, x_rows[0], group);
+      AsyncWait<kStages - 1>();
+      __syncwarp();
+      if (active) {
+        Group32 w[kMatVecRows];
+#pragma unroll
+        for (int i = 0; i < kMatVecRows; ++i) {
+          const uint32_t begin = rows.first + i * rows.row_stride + chunk * Staging::kChunkBytes;
+          const uint8_t* block = stages[stage] + i * Staging::kRowBytes + (begin & 15) +
+                                 lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
+          Decoder::Decode(block, lane % Staging::kGroupsPerBlock, w[i]);
+        }
+        if constexpr (kColumns == 1) {
+          AddProducts<Decoder>(w, early, 0, sums);
+        } else {
+#pragma unroll
+          for (int column = 0; column < kColumns; ++column) {
+            if (column >= tile.count) continue;  // the same for all threads
+            AddProducts<Decoder>(w, LoadActivations(x, x_rows[column], group), column, sums);
+          }
+        }
+      }
+      __syncwarp();
+      const int next = chunk + kStages * step;
+      if (next < chunks) CopyChunk<Staging>(rows, next, lane, stages[stage]);
+      AsyncCommit();
+      stage = stage + 1 == kStages ? 0 : stage + 1;
+    }
+  }
+  FinishExpertMatVec(launch, matrix, tile, row, sums);
+}
+
+template <quant::TensorType kType>
+void LaunchExpertMatVec(const ExpertMatVecLaunch& launch, int tiles, const QuantizedRows& x,
+                        cudaStream_t stream) {
+  const dim3 grid(launch.products.count * launch.row_blocks, tiles);
+  constexpr int kThreads = 32 * kMatVecWarps;
+  if (launch.order.tiles == nullptr) {
+    ExpertMatVecKernel<kType, 1><<<grid, kThreads, 0, stream>>>(launch, x);
+  } else {
+    ExpertMatVecKernel<kType, kExpertMatVecPairs><<<grid, kThreads, 0, stream>>>(launch, x);
+  }
+}
+
+#define GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(type)                                        \
+  template void LaunchExpertMatVec<quant::TensorType::type>(const ExpertMatVecLaunch&, int, \
+                                                            const QuantizedRows&, cudaStream_t)
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_MOE_EXPERT_MATVEC_CUH_

@@ -1,0 +1,12 @@
+// The K formats.
+#include "kernels/moe/expert_matvec.cuh"
+
+namespace gguf_offload::cuda {
+
+GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(kQ2_K);
+GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(kQ3_K);
+GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(kQ4_K);
+GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(kQ5_K);
+GGUF_OFFLOAD_INSTANTIATE_EXPERT_MATVEC(kQ6_K);
+
+}  // namespace gguf_offload::cuda

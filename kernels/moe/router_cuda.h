@@ -1,0 +1,38 @@
+// Chooses the experts of each token, on the GPU: routing.h says how.
+#ifndef KERNELS_MOE_ROUTER_CUDA_H_
+#define KERNELS_MOE_ROUTER_CUDA_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/moe/routing.h"
+
+namespace gguf_offload::cuda {
+
+// The experts that one launch can choose among.
+inline constexpr int kMaxExperts = 4096;
+
+// What was chosen, in device memory. The pair of row r and its i-th best expert is number
+// r * used + i.
+struct ChosenExperts {
+  int32_t* experts = nullptr;  // (rows, used), best first; -1: a row without a token
+  float* weights = nullptr;    // (rows, used)
+  int rows = 0;
+  int used = 0;
+
+  int pairs() const { return rows * used; }
+};
+
+// Fills `chosen`, whose rows and `used` say how many; used == rule.used. NaN counts as the smallest
+// value of all in the choice, and stays NaN as a weight. A row's choice does not depend on the
+// others. Rows at negative positions get no experts.
+void ChooseExperts(const float* logits,  // (rows, rule.experts), rows logits_stride apart
+                   int64_t logits_stride,
+                   const float* selection_bias,  // (rule.experts) or null
+                   const int32_t* positions,     // (rows) or null: all rows have a token
+                   const RoutingRule& rule, const ChosenExperts& chosen, cudaStream_t stream);
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_MOE_ROUTER_CUDA_H_
