@@ -25,6 +25,7 @@ CHANNELZ = 'grpc.channelz.v1.Channelz'
 EXPECTED_FAILURES = {
     'weightd': {'gguf_offload.v1.DiagnosticsService/GetPlacement': 'UNIMPLEMENTED',
                 'gguf_offload.v1.DiagnosticsService/GetLinkActivity': 'UNIMPLEMENTED',
+                'gguf_offload.v1.DiagnosticsService/GetExpertActivity': 'UNIMPLEMENTED',
                 'gguf_offload.v1.DiagnosticsService/CaptureTrace': 'UNIMPLEMENTED'},
     'worker': {'gguf_offload.v1.StageService/ExecuteStage': 'UNIMPLEMENTED',
                **({} if BACKEND == 'cuda' else
@@ -125,7 +126,7 @@ def call_inference(notes):
 def call_diagnostics(notes):
     stub = diagnostics_pb2_grpc.DiagnosticsServiceStub
     for method in ('GetBuildInfo', 'GetConfig', 'GetPlacement', 'GetMemory', 'GetLinkActivity',
-                   'ListSessions', 'Ping'):
+                   'GetExpertActivity', 'ListSessions', 'Ping'):
         notes.call(stub, method, getattr(diagnostics_pb2, f'{method}Request')())
     notes.stream(stub, 'CaptureTrace', diagnostics_pb2.CaptureTraceRequest(seconds=0.01))
 

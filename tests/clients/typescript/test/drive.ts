@@ -134,6 +134,7 @@ async function diagnostics(notes: Notes, daemon: string) {
   await notes.call(daemon, service.GetPlacement, {});
   await notes.call(daemon, service.GetMemory, {});
   await notes.call(daemon, service.GetLinkActivity, {});
+  await notes.call(daemon, service.GetExpertActivity, {});
   await notes.call(daemon, service.ListSessions, {});
   await notes.stream(daemon, service.CaptureTrace, {seconds: 0.01});
   await notes.call(daemon, service.Ping, {payload: Buffer.from('hello')});
