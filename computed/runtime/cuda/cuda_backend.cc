@@ -6,12 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "computed/runtime/cuda/cuda_status.h"
 #include "kernels/attention/latent_attention_cuda.h"
-#include "kernels/matmul/quantize_rows_cuda.h"
-#include "kernels/moe/expert_sum_cuda.h"
 #include "kernels/ops/activation_cuda.h"
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/ops/gather_cuda.h"
-#include "kernels/ops/latent_rope_cuda.h"
 #include "kernels/ops/norm_cuda.h"
 #include "kernels/ops/rope_cuda.h"
 
@@ -421,133 +418,6 @@ void CudaBackend::SwiGlu(Matrix gate, Matrix up) {
   const cuda::QuantizedRows quantized = QuantizedFormOf(gate);
   cuda::SwiGlu(gate.data, gate.stride, up.data, up.stride, Padded(gate.rows), gate.columns,
                gate.data, gate.stride, quantized, stream_);
-}
-
-void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
-                                  const cuda::AttentionSpec& spec) {
-  if (shape_.decode_rows > 0) {
-    cuda::DecodeLatentAttention(
-        rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache, spec,
-        cuda::ChooseLatentSplits(shape_.decode_rows, spec.heads, device_.multiprocessors()),
-        decode_workspace_.partials, stream_);
-  }
-  if (shape_.tiles > 0) {
-    cuda::PrefillLatentAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache,
-                                 spec, stream_);
-  }
-}
-
-cuda::HeadMatrices CudaBackend::HeadMatricesOf(const HeadWeights& weight, int heads) const {
-  const Weight& matrix = weight.weight;
-  const int64_t row_bytes = quant::RowBytes(quant::FormatOf(matrix.type), matrix.columns);
-  return {.type = matrix.type,
-          .data = matrix.data + weight.first_row * row_bytes,
-          .heads = heads,
-          .rows = weight.rows,
-          .cols = matrix.columns,
-          .head_bytes = weight.head_rows * row_bytes};
-}
-
-void CudaBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
-  RunPendingAdd();
-  quantized_ = nullptr;
-  cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/false,
-                      {input.data, input.stride, input.head_stride}, Padded(input.rows),
-                      {out.data, out.stride, out.head_stride}, stream_);
-}
-
-void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight,
-                                         HeadSlice out) {
-  RunPendingAdd();
-  quantized_ = nullptr;
-  cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/true,
-                      {input.data, input.stride, input.head_stride}, Padded(input.rows),
-                      {out.data, out.stride, out.head_stride}, stream_);
-}
-
-void CudaBackend::RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
-                                       const LatentRotarySpec& spec) {
-  RunPendingAdd();
-  quantized_ = nullptr;
-  cuda::RotateAndStoreLatentKv({.q = query.data,
-                                .q_stride = query.stride,
-                                .q_head_stride = query.head_stride,
-                                .rotated = rotated.data,
-                                .rotated_stride = rotated.stride,
-                                .rotated_head_stride = rotated.head_stride,
-                                .key = key.data,
-                                .key_stride = key.stride,
-                                .rows = Padded(query.rows),
-                                .heads = query.heads,
-                                .rope_dim = static_cast<int>(query.columns),
-                                .layer = kv_layers_[layer],
-                                .style = spec.style,
-                                .pairs = spec.frequencies.pairs(),
-                                .angles = RotationOf(spec.frequencies).angles,
-                                .positions = inputs_->positions(),
-                                .row_pages = inputs_->row_pages(),
-                                .pages = inputs_->pages()},
-                               stream_);
-}
-
-void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
-                                const RoutingRule& rule) {
-  RunPendingAdd();
-  chosen_.rows = Padded(logits.rows);
-  cuda::ChooseExperts(logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
-                      rule, chosen_, stream_);
-}
-
-void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
-  RunPendingAdd();
-  const auto matrices = [](const Weight& weight, const Weight& bias) {
-    return cuda::ExpertMatrices{.type = weight.type,
-                                .rows = weight.rows,
-                                .cols = weight.columns,
-                                .bias = bias.floats(),
-                                .data = weight.data};
-  };
-  const int layer = bank.gate.expert_layer;
-  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
-                                              .up = matrices(bank.up, bank.up_bias),
-                                              .down = matrices(bank.down, bank.down_bias),
-                                              .activation = bank.activation,
-                                              .uses = expert_cache_->uses(layer)};
-  cuda::QuantizedRows quantized;
-  if (experts_->WantsQuantized(chosen_.rows, experts)) {
-    quantized = matmul_->PrepareQuantized(chosen_.rows, x.columns);
-    if (quantized_ != x.data) {
-      cuda::QuantizeRows(x.data, x.stride, chosen_.rows, quantized, stream_);
-      quantized_ = x.data;
-    }
-  }
-  if (!bank.gate.cached) {
-    experts_->AddTo(residual.data, residual.stride, x.data, x.stride, quantized, chosen_, experts,
-                    stream_);
-    return;
-  }
-  experts.gate = expert_cache_->InSlots(layer, 0, experts.gate);
-  experts.up = expert_cache_->InSlots(layer, 1, experts.up);
-  experts.down = expert_cache_->InSlots(layer, 2, experts.down);
-  // As many rows at a time as find room for their experts.
-  const int most = expert_cache_->MostRows(layer, chosen_.used);
-  for (int first = 0; first < chosen_.rows; first += most) {
-    cuda::ChosenExperts chosen = chosen_;
-    chosen.rows = std::min(most, chosen_.rows - first);
-    chosen.experts += int64_t{first} * chosen.used;
-    chosen.weights += int64_t{first} * chosen.used;
-    expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
-    experts_->AddTo(residual.data + first * residual.stride, residual.stride,
-                    x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
-                    stream_);
-    if (chosen.rows == chosen_.rows - first) break;
-  }
-}
-
-void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
-  RunPendingAdd();
-  cuda::AddGated(x.data, x.stride, gate.data, gate.stride, Padded(residual.rows), residual.columns,
-                 residual.data, residual.stride, stream_);
 }
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {

@@ -1,0 +1,70 @@
+// What mixtures of experts ask of CudaBackend.
+#include <algorithm>
+
+#include "computed/runtime/cuda/cuda_backend.h"
+#include "kernels/matmul/quantize_rows_cuda.h"
+#include "kernels/moe/expert_sum_cuda.h"
+
+namespace gguf_offload {
+
+void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
+                                const RoutingRule& rule) {
+  RunPendingAdd();
+  chosen_.rows = Padded(logits.rows);
+  cuda::ChooseExperts(logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
+                      rule, chosen_, stream_);
+}
+
+void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
+  RunPendingAdd();
+  const auto matrices = [](const Weight& weight, const Weight& bias) {
+    return cuda::ExpertMatrices{.type = weight.type,
+                                .rows = weight.rows,
+                                .cols = weight.columns,
+                                .bias = bias.floats(),
+                                .data = weight.data};
+  };
+  const int layer = bank.gate.expert_layer;
+  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
+                                              .up = matrices(bank.up, bank.up_bias),
+                                              .down = matrices(bank.down, bank.down_bias),
+                                              .activation = bank.activation,
+                                              .uses = expert_cache_->uses(layer)};
+  cuda::QuantizedRows quantized;
+  if (experts_->WantsQuantized(chosen_.rows, experts)) {
+    quantized = matmul_->PrepareQuantized(chosen_.rows, x.columns);
+    if (quantized_ != x.data) {
+      cuda::QuantizeRows(x.data, x.stride, chosen_.rows, quantized, stream_);
+      quantized_ = x.data;
+    }
+  }
+  if (!bank.gate.cached) {
+    experts_->AddTo(residual.data, residual.stride, x.data, x.stride, quantized, chosen_, experts,
+                    stream_);
+    return;
+  }
+  experts.gate = expert_cache_->InSlots(layer, 0, experts.gate);
+  experts.up = expert_cache_->InSlots(layer, 1, experts.up);
+  experts.down = expert_cache_->InSlots(layer, 2, experts.down);
+  // As many rows at a time as find room for their experts.
+  const int most = expert_cache_->MostRows(layer, chosen_.used);
+  for (int first = 0; first < chosen_.rows; first += most) {
+    cuda::ChosenExperts chosen = chosen_;
+    chosen.rows = std::min(most, chosen_.rows - first);
+    chosen.experts += int64_t{first} * chosen.used;
+    chosen.weights += int64_t{first} * chosen.used;
+    expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+    experts_->AddTo(residual.data + first * residual.stride, residual.stride,
+                    x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
+                    stream_);
+    if (chosen.rows == chosen_.rows - first) break;
+  }
+}
+
+void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
+  RunPendingAdd();
+  cuda::AddGated(x.data, x.stride, gate.data, gate.stride, Padded(residual.rows), residual.columns,
+                 residual.data, residual.stride, stream_);
+}
+
+}  // namespace gguf_offload
