@@ -45,13 +45,13 @@ if [ "${2:-}" = --sanitize ]; then
     "$bundle/tests/forward_pass_cuda_test" --gtest_filter='*GoldenModelsInInt8'
 else
   end_to_end=(gpu_test requests_test outage_test services_test golden_models_test
-    trained_model_test)
+    trained_model_test memory_test)
   if [ ! -e /dev/nvidiactl ]; then
     printf 'test_all (%s) ... skipped no GPU\n' "${end_to_end[@]}" >"$results/end_to_end.log"
     end_to_end=()
   fi
   export GGUF_OFFLOAD_BACKEND=cuda GGUF_OFFLOAD_BINARIES="$bundle/programs"
-  export PYTHONPATH="$PWD/tests/e2e:$PWD/tests/clients/python:$bundle/tests/stubs"
+  export PYTHONPATH="$PWD/tests/fault:$PWD/tests/e2e:$PWD/tests/clients/python:$bundle/tests/stubs"
   export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
   for name in "${end_to_end[@]}"; do
     run "$name" python3 tests/e2e/unittest_main.py "$name"
