@@ -168,7 +168,8 @@ offered:   {rate:.1f} requests/s for {WARM_UP + SECONDS:.0f} s; {offered} reques
 {len(outcomes.accepted)} accepted, {refused} refused
 goodput:   {goodput:.0f} tokens/s, {goodput / best:.3f} of the best
 refusal:   {1000 * inspection.percentile(outcomes.rejected, 50):.1f} ms median, \
-{1000 * inspection.percentile(outcomes.rejected, 99):.1f} ms 99th percentile
+{1000 * inspection.percentile(outcomes.rejected, 99):.1f} ms 99th percentile, \
+{1000 * max(outcomes.rejected):.1f} ms at worst
 retry in:  {min(r or 0 for r in outcomes.retries):.2f} to \
 {max(r or 0 for r in outcomes.retries):.2f} s
 answered:  {inspection.percentile(outcomes.accepted, 50):.2f} s median, \
