@@ -31,7 +31,7 @@ programs=(//weightd //computed //computed/cli:offloadctl)
 tests=()
 stubs=()
 if [ -n "$with_tests" ]; then
-  programs+=(//tests/modelgen //tests/bench:offload_bench)
+  programs+=(//tests/modelgen //tests/bench/offload:offload_bench)
   mapfile -t tests < <(
     bazel query --noshow_progress 'attr(tags, "\bgpu\b", //...)' 2>/dev/null)
   stubs=(//tests/clients/python:stubs //tests/e2e:standard_services)
@@ -71,7 +71,7 @@ if [ -n "$with_tests" ]; then
 fi
 
 # Everything but the C library, which belongs to the machine.
-find "$folder/bin" ${with_tests:+"$folder/tests"} -type f | xargs ldd |
+find "$folder/bin" ${with_tests:+"$folder/tests"} -maxdepth 1 -type f | xargs ldd |
   awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
   grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*)\.so' |
   xargs -I{} install -m 644 {} "$folder/lib"

@@ -21,7 +21,8 @@ failed_programs=0
 run() { # NAME COMMAND...
   local name=$1
   shift
-  if ! "$@" >"$results/$name.log" 2>&1; then
+  # A kernel that never ends must not keep the others from being tried.
+  if ! timeout 300 "$@" >"$results/$name.log" 2>&1; then
     failed_programs=$((failed_programs + 1))
     echo "=== $name failed"
     tail -n 60 "$results/$name.log"
