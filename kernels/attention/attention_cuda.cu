@@ -4,6 +4,7 @@
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/decode_arguments.h"
 #include "kernels/attention/prefill_arguments.h"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -18,6 +19,8 @@ __device__ __forceinline__ void QuantizeRow(const AttentionRows& rows, int64_t r
 }
 
 __global__ void QuantizeDecodedKernel(AttentionRows rows, const DecodeRow* decode_rows) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const DecodeRow row = decode_rows[blockIdx.y];
   if (row.position >= 0) QuantizeRow(rows, row.row);
 }
@@ -82,7 +85,8 @@ void DecodeAttention(const AttentionRows& rows, const DecodeRow* decode_rows, in
     LaunchDecodeFor<256>(arguments, tile_heads, n_decode_rows, stream);
   }
   if (quantize && !exact) {
-    QuantizeDecodedKernel<<<QuantizeGrid(rows, n_decode_rows), 128, 0, stream>>>(rows, decode_rows);
+    LaunchDependent(QuantizeDecodedKernel, QuantizeGrid(rows, n_decode_rows), 128, 0, stream, rows,
+                    decode_rows);
   }
 }
 

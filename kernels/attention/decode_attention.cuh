@@ -12,6 +12,7 @@
 
 #include "kernels/attention/attention_mma.cuh"
 #include "kernels/attention/decode_arguments.h"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/quantize_four.cuh"
 
 namespace gguf_offload::cuda {
@@ -429,6 +430,8 @@ __device__ __forceinline__ void MergeWarps(const DecodeArguments& a, int64_t row
 template <int kDims, int kTiles, bool kExact>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
     DecodeKernel(const __grid_constant__ DecodeArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   constexpr int kWidth = kExact ? 4 : 2;
   __shared__ DecodeShared<kDims> shared;
   const DecodeRow row = a.decode_rows[blockIdx.z];
@@ -471,7 +474,7 @@ void LaunchDecode(const DecodeArguments& a, int n_decode_rows, cudaStream_t stre
   const bool exact = a.layer.key_dim == kDims && a.layer.value_dim == kDims;
   const auto kernel =
       exact ? DecodeKernel<kDims, kTiles, true> : DecodeKernel<kDims, kTiles, false>;
-  kernel<<<grid, 32 * kDecodeWarps, 0, stream>>>(a);
+  LaunchDependent(kernel, grid, 32 * kDecodeWarps, 0, stream, a);
 }
 
 template <int kDims>

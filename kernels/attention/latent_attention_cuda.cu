@@ -7,6 +7,7 @@
 
 #include "kernels/attention/latent_attention_cuda.h"
 #include "kernels/attention/shared_tile.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -204,6 +205,8 @@ __device__ __forceinline__ void WriteRow(const LatentArguments& a, const LatentR
 template <int kGroups, int kBuffers, bool kDecode>
 __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
     LatentKernel(const __grid_constant__ LatentArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   using Shape = LatentShape<kGroups, kBuffers>;
   extern __shared__ __align__(128) uint8_t shared[];
   LatentBlock block;
@@ -291,6 +294,8 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
 // Grid: (heads, decode rows).
 __global__ void __launch_bounds__(128)
     MergeLatentKernel(const __grid_constant__ LatentArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const DecodeRow row = a.decode_rows[blockIdx.y];
   if (row.position < 0) return;
   const int active = FindShare(a.splits, row.position, 0).active;
@@ -332,7 +337,7 @@ void Launch(const LatentArguments& a, int n, cudaStream_t stream) {
   };
   const dim3 grid = kDecode ? dim3(a.splits.splits, blocks(a.spec.heads), n)
                             : dim3(blocks(kPrefillTileRows * a.spec.heads), n);
-  kernel<<<grid, Shape::kThreads, Shape::kSharedBytes, stream>>>(a);
+  LaunchDependent(kernel, grid, Shape::kThreads, Shape::kSharedBytes, stream, a);
 }
 
 template <bool kDecode>
@@ -379,7 +384,7 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
-    MergeLatentKernel<<<dim3(spec.heads, n_decode_rows), 128, 0, stream>>>(a);
+    LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), 128, 0, stream, a);
   }
 }
 

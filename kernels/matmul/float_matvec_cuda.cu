@@ -1,4 +1,5 @@
 #include "kernels/matmul/float_matvec_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 
 #include <algorithm>
 
@@ -54,6 +55,8 @@ __device__ __forceinline__ void LoadColumn(const float* from, float (&x)[kNumber
 template <class Number, int kColumns, bool kVector>
 __global__ void __launch_bounds__(32 * kMatVecWarps)
     FloatMatVecKernel(const __grid_constant__ MatVecLaunch launch, FloatColumns columns) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   using Piece = WeightPiece<Number, kVector>;
   constexpr int kNumbers = Piece::kNumbers;
   const MatVecTask task = FindMatVecTask(launch);
@@ -101,16 +104,20 @@ void LaunchKernel(std::span<const MatVecMatrix> matrices, int64_t cols, const Fl
   constexpr int kThreads = 32 * kMatVecWarps;
   switch (RoundUpColumns(n)) {
     case 1:
-      FloatMatVecKernel<Number, 1, kVector><<<grid, kThreads, 0, stream>>>(launch, columns);
+      LaunchDependent(FloatMatVecKernel<Number, 1, kVector>, grid, kThreads, 0, stream, launch,
+                      columns);
       break;
     case 2:
-      FloatMatVecKernel<Number, 2, kVector><<<grid, kThreads, 0, stream>>>(launch, columns);
+      LaunchDependent(FloatMatVecKernel<Number, 2, kVector>, grid, kThreads, 0, stream, launch,
+                      columns);
       break;
     case 4:
-      FloatMatVecKernel<Number, 4, kVector><<<grid, kThreads, 0, stream>>>(launch, columns);
+      LaunchDependent(FloatMatVecKernel<Number, 4, kVector>, grid, kThreads, 0, stream, launch,
+                      columns);
       break;
     default:
-      FloatMatVecKernel<Number, 8, kVector><<<grid, kThreads, 0, stream>>>(launch, columns);
+      LaunchDependent(FloatMatVecKernel<Number, 8, kVector>, grid, kThreads, 0, stream, launch,
+                      columns);
   }
 }
 

@@ -1,4 +1,5 @@
 #include "kernels/matmul/head_matmul_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/quant/dequantize_tile.cuh"
 #include "kernels/quant/visit_type.h"
 
@@ -47,6 +48,8 @@ __device__ __forceinline__ void ExpandGroup(const uint8_t* row, int64_t cols, in
 template <TensorType kType, bool kPlain, int kResults, int kTokens>
 __global__ void __launch_bounds__(kThreads)
     MultiplyHeadsKernel(const __grid_constant__ HeadArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   constexpr int kAcross = kTile / kResults;  // threads with the same rows of x
   constexpr int kBlockTokens = kThreads / kAcross * kTokens;
   __shared__ float weights[kTile][kTile + 1];
@@ -118,9 +121,9 @@ void Launch(const HeadArguments& a, cudaStream_t stream) {
                 (a.n + tokens - 1) / tokens);
   };
   if (a.n <= 4) {
-    MultiplyHeadsKernel<kType, kPlain, 1, 2><<<grid(4), kThreads, 0, stream>>>(a);
+    LaunchDependent(MultiplyHeadsKernel<kType, kPlain, 1, 2>, grid(4), kThreads, 0, stream, a);
   } else {
-    MultiplyHeadsKernel<kType, kPlain, 4, 4><<<grid(32), kThreads, 0, stream>>>(a);
+    LaunchDependent(MultiplyHeadsKernel<kType, kPlain, 4, 4>, grid(32), kThreads, 0, stream, a);
   }
 }
 

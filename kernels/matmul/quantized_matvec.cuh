@@ -15,6 +15,7 @@
 #include "kernels/matmul/async_copy.cuh"
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/quantized_rows.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/quant/decode_group.cuh"
 
 namespace gguf_offload::cuda {
@@ -144,8 +145,11 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
   float sums[kMatVecRows][kColumns] = {};
 
+  LetLaterKernelsBegin();
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
-  if (task.row < matrix.rows) {
+  if (task.row >= matrix.rows) {
+    AwaitEarlierKernels();
+  } else {
     const int64_t row_bytes = launch.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = matrix.weight + task.row * row_bytes;
     const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
@@ -159,6 +163,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
       if (chunk < chunks) CopyChunk<Staging>(rows, chunk, lane, stages[stage]);
       AsyncCommit();
     }
+    AwaitEarlierKernels();  // with the first weights on their way
     int stage = 0;
     for (int chunk = task.part; chunk < chunks; chunk += step) {
       const int group = chunk * kChunkGroups + lane;
@@ -205,16 +210,16 @@ void LaunchQuantizedMatVec(const MatVecLaunch& launch, int64_t blocks, const Qua
   constexpr int kThreads = 32 * kMatVecWarps;
   switch (RoundUpColumns(launch.n)) {
     case 1:
-      QuantizedMatVecKernel<kType, 1><<<grid, kThreads, 0, stream>>>(launch, x);
+      LaunchDependent(QuantizedMatVecKernel<kType, 1>, grid, kThreads, 0, stream, launch, x);
       break;
     case 2:
-      QuantizedMatVecKernel<kType, 2><<<grid, kThreads, 0, stream>>>(launch, x);
+      LaunchDependent(QuantizedMatVecKernel<kType, 2>, grid, kThreads, 0, stream, launch, x);
       break;
     case 4:
-      QuantizedMatVecKernel<kType, 4><<<grid, kThreads, 0, stream>>>(launch, x);
+      LaunchDependent(QuantizedMatVecKernel<kType, 4>, grid, kThreads, 0, stream, launch, x);
       break;
     default:
-      QuantizedMatVecKernel<kType, 8><<<grid, kThreads, 0, stream>>>(launch, x);
+      LaunchDependent(QuantizedMatVecKernel<kType, 8>, grid, kThreads, 0, stream, launch, x);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <cassert>
 
 #include "kernels/moe/expert_cache_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -28,6 +29,8 @@ constexpr uint8_t kNotWanted = 0, kFound = 1, kMissing = 2;
 // One block.
 __global__ void __launch_bounds__(kResolveThreads)
     ResolveKernel(const __grid_constant__ ResolveArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   __shared__ uint8_t marks[kMaxExperts];
   __shared__ int32_t missing[kMaxExpertSlots];  // experts, in their order
   __shared__ unsigned long long last_use[kMaxExpertSlots];
@@ -105,6 +108,8 @@ struct FillArguments {
 // Grid: (3 * kFillBlocks, most fills).
 __global__ void __launch_bounds__(kFillThreads)
     FillKernel(const __grid_constant__ FillArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   if (static_cast<int>(blockIdx.y) >= *a.fills.count) return;
   const ExpertFill fill = a.fills.fills[blockIdx.y];
   const ExpertSource& source = a.sources[blockIdx.x / kFillBlocks];
@@ -137,14 +142,14 @@ void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int lay
   if (chosen.pairs() <= 0) return;
   const ResolveArguments a = {chosen.experts, chosen.pairs(), pool,   layer * experts,
                               experts,        fills,          counts, expert_bytes};
-  ResolveKernel<<<1, kResolveThreads, 0, stream>>>(a);
+  LaunchDependent(ResolveKernel, 1, kResolveThreads, 0, stream, a);
 }
 
 void FillSlots(const ExpertFills& fills, int most, const ExpertSource (&sources)[3], uint8_t* slots,
                int64_t slot_stride, cudaStream_t stream) {
   if (most <= 0) return;
   const FillArguments a = {fills, {sources[0], sources[1], sources[2]}, slots, slot_stride};
-  FillKernel<<<dim3(3 * kFillBlocks, most), kFillThreads, 0, stream>>>(a);
+  LaunchDependent(FillKernel, dim3(3 * kFillBlocks, most), kFillThreads, 0, stream, a);
 }
 
 }  // namespace gguf_offload::cuda

@@ -5,6 +5,7 @@
 
 #include "kernels/matmul/quantized_matvec.cuh"
 #include "kernels/moe/expert_launch.h"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 
@@ -47,6 +48,8 @@ __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& lau
 template <quant::TensorType kType, int kColumns>
 __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
     ExpertMatVecKernel(const __grid_constant__ ExpertMatVecLaunch launch, QuantizedRows x) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   using Decoder = GroupDecoder<kType>;
   using Staging = ChunkStaging<Decoder>;
   constexpr int kStages = Staging::kStages;
@@ -139,9 +142,10 @@ void LaunchExpertMatVec(const ExpertMatVecLaunch& launch, int tiles, const Quant
   const dim3 grid(launch.products.count * launch.row_blocks, tiles);
   constexpr int kThreads = 32 * kMatVecWarps;
   if (launch.order.tiles == nullptr) {
-    ExpertMatVecKernel<kType, 1><<<grid, kThreads, 0, stream>>>(launch, x);
+    LaunchDependent(ExpertMatVecKernel<kType, 1>, grid, kThreads, 0, stream, launch, x);
   } else {
-    ExpertMatVecKernel<kType, kExpertMatVecPairs><<<grid, kThreads, 0, stream>>>(launch, x);
+    LaunchDependent(ExpertMatVecKernel<kType, kExpertMatVecPairs>, grid, kThreads, 0, stream,
+                    launch, x);
   }
 }
 

@@ -1,4 +1,5 @@
 #include "kernels/moe/expert_sum_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -9,6 +10,8 @@ constexpr int kThreads = 128;
 __global__ void __launch_bounds__(kThreads)
     AddWeightedExpertsKernel(ChosenExperts chosen, const float* y, int64_t y_stride, int vectors,
                              float* out, int64_t out_stride, uint32_t* uses) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int vector = blockIdx.x * kThreads + threadIdx.x;
   const int64_t first = row * chosen.used;
@@ -36,6 +39,8 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     AddGatedKernel(const float* x, int64_t x_stride, const float* gate, int64_t gate_stride,
                    int64_t cols, float* out, int64_t out_stride) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (column >= cols) return;
@@ -51,15 +56,15 @@ void AddWeightedExperts(const ChosenExperts& chosen, const float* y, int64_t y_s
                         float* out, int64_t out_stride, uint32_t* uses, cudaStream_t stream) {
   if (chosen.rows <= 0 || cols <= 0) return;
   const dim3 grid(Blocks(cols / 4), chosen.rows);
-  AddWeightedExpertsKernel<<<grid, kThreads, 0, stream>>>(
-      chosen, y, y_stride, static_cast<int>(cols / 4), out, out_stride, uses);
+  LaunchDependent(AddWeightedExpertsKernel, grid, kThreads, 0, stream, chosen, y, y_stride,
+                  static_cast<int>(cols / 4), out, out_stride, uses);
 }
 
 void AddGated(const float* x, int64_t x_stride, const float* gate, int64_t gate_stride, int rows,
               int64_t cols, float* out, int64_t out_stride, cudaStream_t stream) {
   if (rows <= 0 || cols <= 0) return;
-  AddGatedKernel<<<dim3(Blocks(cols), rows), kThreads, 0, stream>>>(x, x_stride, gate, gate_stride,
-                                                                    cols, out, out_stride);
+  LaunchDependent(AddGatedKernel, dim3(Blocks(cols), rows), kThreads, 0, stream, x, x_stride, gate,
+                  gate_stride, cols, out, out_stride);
 }
 
 }  // namespace gguf_offload::cuda

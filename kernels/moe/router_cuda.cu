@@ -1,5 +1,6 @@
 #include "kernels/moe/router_cuda.h"
 #include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -95,6 +96,8 @@ __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* k
 template <int kPerLane>
 __global__ void __launch_bounds__(32)
     ChooseExpertsKernel(const __grid_constant__ RouterArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   extern __shared__ float shared[];
   const RoutingRule& rule = a.rule;
   float* const scores = shared;                     // (experts)
@@ -132,6 +135,7 @@ __global__ void __launch_bounds__(32)
     const int i = lane + 32 * j;
     ranks[j] = i < rule.experts && !isnan(keys[i]) ? Rank(keys[i], i) : kNone;
   }
+  __syncwarp();  // the keys' memory is about to be used for something else
   for (int k = 0; k < rule.used; ++k) {
     uint64_t best = kNone;
 #pragma unroll
@@ -163,7 +167,7 @@ __global__ void __launch_bounds__(32)
 template <int kPerLane>
 void Launch(const RouterArguments& a, cudaStream_t stream) {
   const size_t bytes = (2 * a.rule.experts + a.rule.groups) * sizeof(float);
-  ChooseExpertsKernel<kPerLane><<<a.chosen.rows, 32, bytes, stream>>>(a);
+  LaunchDependent(ChooseExpertsKernel<kPerLane>, a.chosen.rows, 32, bytes, stream, a);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "kernels/ops/activation_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/quantize_four.cuh"
 #include "kernels/ops/vector_access.h"
 
@@ -44,6 +45,8 @@ struct GatedArguments {
 template <typename Step>
 __global__ void __launch_bounds__(128)
     GatedKernel(const __grid_constant__ GatedArguments a, Step step) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int vector = blockIdx.x * blockDim.x + threadIdx.x;
   const bool valid = vector < a.cols / 4;
@@ -63,6 +66,8 @@ __global__ void __launch_bounds__(128)
 template <typename Step>
 __global__ void __launch_bounds__(128)
     AnyGatedKernel(const __grid_constant__ GatedArguments a, Step step) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= a.cols) return;  // whole warps where the columns are a multiple of 32
@@ -77,9 +82,11 @@ void Launch(const GatedArguments& a, Step step, cudaStream_t stream) {
   const unsigned rows = a.rows;
   if (a.cols % 4 == 0 && SixteenByteRows(a.gate, a.gate_stride) &&
       SixteenByteRows(a.up, a.up_stride) && SixteenByteRows(a.out, a.out_stride)) {
-    GatedKernel<<<dim3((a.cols / 4 + 127) / 128, rows), 128, 0, stream>>>(a, step);
+    LaunchDependent(GatedKernel<Step>, dim3((a.cols / 4 + 127) / 128, rows), 128, 0, stream, a,
+                    step);
   } else {
-    AnyGatedKernel<<<dim3((a.cols + 127) / 128, rows), 128, 0, stream>>>(a, step);
+    LaunchDependent(AnyGatedKernel<Step>, dim3((a.cols + 127) / 128, rows), 128, 0, stream, a,
+                    step);
   }
 }
 

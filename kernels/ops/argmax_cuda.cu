@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/ops/argmax_cuda.h"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/vector_access.h"
 
 namespace gguf_offload::cuda {
@@ -31,6 +32,8 @@ template <bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     ArgMaxKernel(const float* logits, int64_t stride, int columns, int32_t* out,
                  ArgMaxCell* cells) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   __shared__ unsigned long long warp_best[kThreads / 32];
   const int row = blockIdx.y;
   const float* values = logits + row * stride;
@@ -72,7 +75,7 @@ void ArgMax(const float* logits, int64_t stride, int rows, int columns, int32_t*
   constexpr int kPerBlock = 4 * kThreads * kVectorsPerThread;
   const dim3 grid((columns + kPerBlock - 1) / kPerBlock, static_cast<unsigned>(rows));
   const auto kernel = SixteenByteRows(logits, stride) ? ArgMaxKernel<true> : ArgMaxKernel<false>;
-  kernel<<<grid, kThreads, 0, stream>>>(logits, stride, columns, out, cells);
+  LaunchDependent(kernel, grid, kThreads, 0, stream, logits, stride, columns, out, cells);
 }
 
 }  // namespace gguf_offload::cuda

@@ -1,3 +1,4 @@
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/quant/dequantize_tile.cuh"
 #include "kernels/quant/visit_type.h"
@@ -19,6 +20,8 @@ struct Rows {
 
 template <quant::TensorType kType>
 __global__ void __launch_bounds__(32 * kWarps) EmbedBlocks(Rows rows, int tiles_per_row) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   using Tile = DequantizeTile<kType, float>;
   __shared__ Tile shared[kWarps];
   const int warp = threadIdx.x / 32;
@@ -38,6 +41,8 @@ __global__ void __launch_bounds__(32 * kWarps) EmbedBlocks(Rows rows, int tiles_
 // A number a thread: rows need not be aligned to more than that.
 template <quant::TensorType kType>
 __global__ void __launch_bounds__(kPlainThreads) EmbedNumbers(Rows rows, int64_t chunks_per_row) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   using Stored = typename PlainNumber<kType>::Stored;
   const int64_t row = blockIdx.x / chunks_per_row;
   const int64_t column = blockIdx.x % chunks_per_row * kPlainThreads + threadIdx.x;
@@ -59,13 +64,13 @@ void EmbedRows(quant::TensorType type, const uint8_t* table, const int32_t* toke
                             [&]<typename Type>(Type) {
                               const int64_t tiles = CeilDiv(columns, kTileElements);
                               const auto grid = static_cast<unsigned>(CeilDiv(n * tiles, kWarps));
-                              EmbedBlocks<Type::kType>
-                                  <<<grid, 32 * kWarps, 0, stream>>>(rows, static_cast<int>(tiles));
+                              LaunchDependent(EmbedBlocks<Type::kType>, grid, 32 * kWarps, 0,
+                                              stream, rows, static_cast<int>(tiles));
                             }) ||
       quant::VisitPlainType(type, [&]<typename Type>(Type) {
         const int64_t chunks = CeilDiv(columns, kPlainThreads);
-        EmbedNumbers<Type::kType>
-            <<<static_cast<unsigned>(n * chunks), kPlainThreads, 0, stream>>>(rows, chunks);
+        LaunchDependent(EmbedNumbers<Type::kType>, static_cast<unsigned>(n * chunks), kPlainThreads,
+                        0, stream, rows, chunks);
       });
 }
 

@@ -1,3 +1,4 @@
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/gather_cuda.h"
 #include "kernels/ops/vector_access.h"
 
@@ -8,6 +9,8 @@ namespace {
 template <typename T>
 __global__ void GatherKernel(const T* x, int64_t x_stride, const int32_t* rows, int cols, T* out,
                              int64_t out_stride) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const int32_t row = rows[blockIdx.y];
   if (i < cols && row >= 0) out[blockIdx.y * out_stride + i] = x[row * x_stride + i];
@@ -20,12 +23,12 @@ void GatherRows(const float* x, int64_t x_stride, const int32_t* rows, int n, in
   if (n <= 0 || cols <= 0) return;
   const unsigned count = n;
   if (cols % 4 == 0 && SixteenByteRows(x, x_stride) && SixteenByteRows(out, out_stride)) {
-    GatherKernel<<<dim3((cols / 4 + 127) / 128, count), 128, 0, stream>>>(
-        reinterpret_cast<const float4*>(x), x_stride / 4, rows, cols / 4,
-        reinterpret_cast<float4*>(out), out_stride / 4);
+    LaunchDependent(GatherKernel<float4>, dim3((cols / 4 + 127) / 128, count), 128, 0, stream,
+                    reinterpret_cast<const float4*>(x), x_stride / 4, rows, cols / 4,
+                    reinterpret_cast<float4*>(out), out_stride / 4);
   } else {
-    GatherKernel<<<dim3((cols + 127) / 128, count), 128, 0, stream>>>(x, x_stride, rows, cols, out,
-                                                                      out_stride);
+    LaunchDependent(GatherKernel<float>, dim3((cols + 127) / 128, count), 128, 0, stream, x,
+                    x_stride, rows, cols, out, out_stride);
   }
 }
 

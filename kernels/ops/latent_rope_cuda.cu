@@ -1,3 +1,4 @@
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/latent_rope_cuda.h"
 
 namespace gguf_offload::cuda {
@@ -28,6 +29,8 @@ __device__ __forceinline__ void RotateByWarp(const RotateAndStoreLatent& a, int6
 // Warps of a row: the query heads, then the key.
 __global__ void __launch_bounds__(32 * kWarps)
     RotateAndStoreLatentKernel(const __grid_constant__ RotateAndStoreLatent a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int position = a.positions[row];
@@ -50,7 +53,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 void RotateAndStoreLatentKv(const RotateAndStoreLatent& a, cudaStream_t stream) {
   if (a.rows <= 0) return;
   const dim3 grid((a.heads + 1 + kWarps - 1) / kWarps, static_cast<unsigned>(a.rows));
-  RotateAndStoreLatentKernel<<<grid, 32 * kWarps, 0, stream>>>(a);
+  LaunchDependent(RotateAndStoreLatentKernel, grid, 32 * kWarps, 0, stream, a);
 }
 
 }  // namespace gguf_offload::cuda

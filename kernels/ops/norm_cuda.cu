@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/norm_cuda.h"
 #include "kernels/ops/quantize_four.cuh"
 #include "kernels/ops/vector_access.h"
@@ -35,7 +36,7 @@ __device__ __forceinline__ float4 Add4(float4 a, float4 b) {
 }
 
 // A block normalizes a row that it keeps in registers, four elements times kVectors a thread, so
-// that memory is waited for once. The weights are asked for before the sum is known.
+// that memory is waited for once. The weights are asked for before anything else.
 template <int kVectors, bool kAdd>
 __global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
     NormKernel(const __grid_constant__ NormArguments a) {
@@ -43,15 +44,21 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
   const int64_t row = blockIdx.x;
   const int vectors = a.cols / 4;
   float4 values[kVectors], weights[kVectors];
+  LetLaterKernelsBegin();
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int vector = threadIdx.x + i * blockDim.x;
+    weights[i] = make_float4(1, 1, 1, 1);
+    if (vector < vectors && a.weight != nullptr) weights[i] = Load4(a.weight, vector);
+  }
+  AwaitEarlierKernels();
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int vector = threadIdx.x + i * blockDim.x;
     values[i] = make_float4(0, 0, 0, 0);
-    weights[i] = make_float4(1, 1, 1, 1);
     if (vector >= vectors) continue;
     values[i] = Load4(a.x + row * a.x_stride, vector);
     if (kAdd) values[i] = Add4(Load4(a.residual + row * a.residual_stride, vector), values[i]);
-    if (a.weight != nullptr) weights[i] = Load4(a.weight, vector);
   }
   float sum = 0;
 #pragma unroll
@@ -78,6 +85,8 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
 // Any number of columns and any alignment: element by element, reading the row twice. A thread
 // reads again only what it wrote itself.
 __global__ void __launch_bounds__(1024) AnyNormKernel(const __grid_constant__ NormArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   __shared__ float warp_sums[32];
   const int64_t row = blockIdx.x;
   const float* values =
@@ -114,20 +123,22 @@ void Launch(const NormArguments& a, int rows, cudaStream_t stream) {
     return ((vectors + vectors_a_thread - 1) / vectors_a_thread + 31) / 32 * 32;
   };
   if (!aligned || vectors > 4096) {
-    AnyNormKernel<<<rows, std::min(1024, (a.cols + 31) / 32 * 32), 0, stream>>>(a);
+    LaunchDependent(AnyNormKernel, rows, std::min(1024, (a.cols + 31) / 32 * 32), 0, stream, a);
   } else if (rows < 128 && vectors <= 1024) {
-    NormKernel<1, kAdd><<<rows, threads(1), 0, stream>>>(a);
+    LaunchDependent(NormKernel<1, kAdd>, rows, threads(1), 0, stream, a);
   } else if (rows < 128 && vectors <= 2048) {
-    NormKernel<2, kAdd><<<rows, threads(2), 0, stream>>>(a);
+    LaunchDependent(NormKernel<2, kAdd>, rows, threads(2), 0, stream, a);
   } else if (vectors <= 2048) {
-    NormKernel<4, kAdd><<<rows, threads(4), 0, stream>>>(a);
+    LaunchDependent(NormKernel<4, kAdd>, rows, threads(4), 0, stream, a);
   } else {
-    NormKernel<8, kAdd><<<rows, threads(8), 0, stream>>>(a);
+    LaunchDependent(NormKernel<8, kAdd>, rows, threads(8), 0, stream, a);
   }
 }
 
 __global__ void AddKernel(float* residual, int64_t residual_stride, const float* x,
                           int64_t x_stride, int vectors) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int vector = blockIdx.x * blockDim.x + threadIdx.x;
   if (vector >= vectors) return;
   residual += blockIdx.y * residual_stride;
@@ -136,6 +147,8 @@ __global__ void AddKernel(float* residual, int64_t residual_stride, const float*
 
 __global__ void AnyAddKernel(float* residual, int64_t residual_stride, const float* x,
                              int64_t x_stride, int cols) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < cols) residual[blockIdx.y * residual_stride + i] += x[blockIdx.y * x_stride + i];
 }
@@ -162,11 +175,11 @@ void Add(float* residual, int64_t residual_stride, const float* x, int64_t x_str
   const unsigned n = rows;
   if (cols % 4 == 0 && SixteenByteRows(residual, residual_stride) && SixteenByteRows(x, x_stride)) {
     const int vectors = cols / 4;
-    AddKernel<<<dim3((vectors + 127) / 128, n), 128, 0, stream>>>(residual, residual_stride, x,
-                                                                  x_stride, vectors);
+    LaunchDependent(AddKernel, dim3((vectors + 127) / 128, n), 128, 0, stream, residual,
+                    residual_stride, x, x_stride, vectors);
   } else {
-    AnyAddKernel<<<dim3((cols + 255) / 256, n), 256, 0, stream>>>(residual, residual_stride, x,
-                                                                  x_stride, cols);
+    LaunchDependent(AnyAddKernel, dim3((cols + 255) / 256, n), 256, 0, stream, residual,
+                    residual_stride, x, x_stride, cols);
   }
 }
 

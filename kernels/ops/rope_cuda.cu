@@ -1,4 +1,5 @@
 #include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/rope_cuda.h"
 
 namespace gguf_offload::cuda {
@@ -10,6 +11,8 @@ constexpr int kMostRounds = 8;  // of 64 elements, for heads of up to 512
 __global__ void __launch_bounds__(128)
     AnglesKernel(const double* radians, float magnitude, const int32_t* positions, int rows,
                  int pairs, float2* angles) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= static_cast<int64_t>(rows) * pairs) return;
   double sine, cosine;
@@ -77,6 +80,8 @@ __device__ __forceinline__ void RotateHead(const RotateAndStore& a, int64_t row,
 template <int kRounds>
 __global__ void __launch_bounds__(32 * kWarps)
     RotateAndStoreKernel(const __grid_constant__ RotateAndStore a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   int head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int kv_heads = a.layer.kv_heads, key_dim = a.layer.key_dim;
@@ -110,8 +115,8 @@ void ComputeRopeAngles(const double* radians, float magnitude, const int32_t* po
                        int pairs, float2* angles, cudaStream_t stream) {
   const int64_t count = static_cast<int64_t>(rows) * pairs;
   if (count <= 0) return;
-  AnglesKernel<<<static_cast<unsigned>((count + 127) / 128), 128, 0, stream>>>(
-      radians, magnitude, positions, rows, pairs, angles);
+  LaunchDependent(AnglesKernel, static_cast<unsigned>((count + 127) / 128), 128, 0, stream, radians,
+                  magnitude, positions, rows, pairs, angles);
 }
 
 void RotateAndStoreKv(const RotateAndStore& a, cudaStream_t stream) {
@@ -119,11 +124,11 @@ void RotateAndStoreKv(const RotateAndStore& a, cudaStream_t stream) {
   if (a.rows <= 0 || warps <= 0) return;
   const dim3 grid((warps + kWarps - 1) / kWarps, static_cast<unsigned>(a.rows));
   if (a.layer.key_dim <= 64) {
-    RotateAndStoreKernel<1><<<grid, 32 * kWarps, 0, stream>>>(a);
+    LaunchDependent(RotateAndStoreKernel<1>, grid, 32 * kWarps, 0, stream, a);
   } else if (a.layer.key_dim <= 128) {
-    RotateAndStoreKernel<2><<<grid, 32 * kWarps, 0, stream>>>(a);
+    LaunchDependent(RotateAndStoreKernel<2>, grid, 32 * kWarps, 0, stream, a);
   } else {
-    RotateAndStoreKernel<kMostRounds><<<grid, 32 * kWarps, 0, stream>>>(a);
+    LaunchDependent(RotateAndStoreKernel<kMostRounds>, grid, 32 * kWarps, 0, stream, a);
   }
 }
 

@@ -6,6 +6,8 @@
 #ifndef TESTS_CUDA_EMULATOR_DEVICE_H_
 #define TESTS_CUDA_EMULATOR_DEVICE_H_
 
+#define CUDA_EMULATOR 1
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
