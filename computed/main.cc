@@ -49,6 +49,10 @@ ABSL_FLAG(int, max_waiting, 64, "Most requests waiting; more are turned away");
 ABSL_FLAG(std::string, host_memory, "",
           "Memory for weights that are streamed, for example 6GiB; what does not fit is fetched "
           "again in every step. Default: 70 % of what is available");
+ABSL_FLAG(std::string, host_cache, "",
+          "At most so many bytes of single experts that came over the network stay in the host's "
+          "memory, those that tokens were routed to last; 0: experts come as whole layers. "
+          "Default: on the CPU what --host-memory leaves, on a GPU a quarter of what is available");
 ABSL_FLAG(
     std::string, gpu_memory, "",
     "GPU memory for everything beyond the CUDA context, for example 900MiB or 6GiB; what does "
@@ -144,7 +148,8 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
       {FLAGS_host_memory, engine.host_memory},
       {FLAGS_gpu_memory, engine.gpu_memory},
       {FLAGS_resident_weights, engine.resident_weights},
-      {FLAGS_expert_cache, engine.expert_cache}};
+      {FLAGS_expert_cache, engine.expert_cache},
+      {FLAGS_host_cache, engine.host_cache}};
   for (const auto& [flag, bytes] : sizes) {
     const std::string text = absl::GetFlag(flag);
     if (text.empty()) continue;
@@ -160,7 +165,8 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
   for (const char* name :
        {"weights", "model", "listen", "backend", "activations", "threads", "context_tokens",
         "kv_tokens", "step_tokens", "max_sequences", "max_waiting", "host_memory", "gpu_memory",
-        "resident_weights", "expert_cache", "transport", "attach_timeout", "tls_server_name"}) {
+        "resident_weights", "expert_cache", "host_cache", "transport", "attach_timeout",
+        "tls_server_name"}) {
     options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
         absl::FindCommandLineFlag(name)->CurrentValue();
   }

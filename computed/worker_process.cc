@@ -74,7 +74,8 @@ absl::Status WorkerProcess::LoadModel() {
        {"backend", std::string(engine_->backend().name())},
        {"shared_bytes", engine_->placement().shared_bytes},
        {"resident_bytes", engine_->placement().resident_bytes},
-       {"streamed_bytes", engine_->placement().streamed_bytes}});
+       {"streamed_bytes", engine_->placement().streamed_bytes},
+       {"cached_bytes", engine_->placement().cached_bytes}});
   return absl::OkStatus();
 }
 

@@ -21,24 +21,48 @@ std::string HitRate(uint64_t hits, uint64_t misses) {
   return absl::StrFormat("%.1f %%", 100.0 * hits / (hits + misses));
 }
 
-void PrintExperts(const v1::GetExpertActivityResponse& activity) {
+struct Sums {
   uint64_t hits = 0, misses = 0, bytes = 0;
-  Table table({">LAYER", ">EXPERTS", ">SLOTS", ">HITS", ">FETCHED", "USE"});
+
+  void Add(uint64_t more_hits, uint64_t more_misses, uint64_t more_bytes) {
+    hits += more_hits;
+    misses += more_misses;
+    bytes += more_bytes;
+  }
+  bool empty() const { return hits + misses == 0; }
+  std::string ToString() const {
+    return absl::StrFormat("hits %s of %d, fetched %s", HitRate(hits, misses), hits + misses,
+                           HumanBytes(bytes));
+  }
+};
+
+// Those of a cache in the host's memory are shown where there is one that has been used.
+void PrintExperts(const v1::GetExpertActivityResponse& activity) {
+  Sums gpu, host;
   for (const v1::ExpertLayer& layer : activity.layers()) {
-    hits += layer.hits();
-    misses += layer.misses();
-    bytes += layer.bytes_fetched();
+    gpu.Add(layer.hits(), layer.misses(), layer.bytes_fetched());
+    host.Add(layer.host_hits(), layer.host_misses(), layer.host_bytes_fetched());
+  }
+  std::vector<absl::string_view> columns = {">LAYER", ">EXPERTS", ">SLOTS", ">HITS", ">FETCHED"};
+  if (!host.empty()) columns.insert(columns.end(), {">HOST HITS", ">RECEIVED"});
+  columns.push_back("USE");
+  Table table(columns);
+  for (const v1::ExpertLayer& layer : activity.layers()) {
     const bool cached = layer.slots() > 0;
-    table.Add({absl::StrCat(layer.layer()), absl::StrCat(layer.experts()),
-               cached ? absl::StrCat(layer.slots()) : "-", HitRate(layer.hits(), layer.misses()),
-               cached ? HumanBytes(layer.bytes_fetched()) : "-",
-               ShadesOf({layer.uses().begin(), layer.uses().end()}, kColumns)});
+    std::vector<std::string> row = {absl::StrCat(layer.layer()), absl::StrCat(layer.experts()),
+                                    cached ? absl::StrCat(layer.slots()) : "-",
+                                    HitRate(layer.hits(), layer.misses()),
+                                    cached ? HumanBytes(layer.bytes_fetched()) : "-"};
+    if (!host.empty()) {
+      row.push_back(HitRate(layer.host_hits(), layer.host_misses()));
+      row.push_back(HumanBytes(layer.host_bytes_fetched()));
+    }
+    row.push_back(ShadesOf({layer.uses().begin(), layer.uses().end()}, kColumns));
+    table.Add(row);
   }
   Print(table.ToString());
-  if (hits + misses > 0) {
-    Print(absl::StrFormat("hits %s of %d, fetched %s\n", HitRate(hits, misses), hits + misses,
-                          HumanBytes(bytes)));
-  }
+  if (!gpu.empty()) Print(gpu.ToString() + "\n");
+  if (!host.empty()) Print("in the host's memory: " + host.ToString() + "\n");
 }
 
 absl::Status RunExperts(const Arguments& arguments) {

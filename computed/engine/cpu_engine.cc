@@ -1,10 +1,11 @@
 // The engine for machines without a GPU.
-#include <fstream>
+#include <memory>
 #include <string>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "computed/engine/available_memory.h"
 #include "computed/engine/engine.h"
+#include "computed/prefetch/host_expert_cache.h"
 #include "computed/prefetch/host_weight_loader.h"
 #include "computed/runtime/cpu_backend.h"
 #include "kernels/attention/kv_cache.h"
@@ -12,21 +13,11 @@
 namespace gguf_offload {
 namespace {
 
-// What the system could give without swapping (proc(5), MemAvailable); 0 if it does not say.
-uint64_t AvailableMemory() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string line; std::getline(meminfo, line);) {
-    if (absl::StartsWith(line, "MemAvailable:")) {
-      return std::strtoull(line.c_str() + sizeof("MemAvailable:"), nullptr, 10) << 10;
-    }
-  }
-  return 0;
-}
-
 class CpuEngine : public Engine {
  public:
   CpuEngine(const EngineOptions& options, const TransformerShape& shape)
-      : memory_budget_(options.host_memory != 0 ? options.host_memory : AvailableMemory() / 10 * 7),
+      : host_cache_(options.host_cache),
+        memory_budget_(options.host_memory != 0 ? options.host_memory : AvailableMemory() / 10 * 7),
         backend_(options.threads, options.activations == ActivationPrecision::kInt8
                                       ? ActivationType::kInt8
                                       : ActivationType::kFloat32) {
@@ -43,11 +34,18 @@ class CpuEngine : public Engine {
                     const ModelTensors& tensors) {
     const bool shared = source.manifest().shards_size() > 0 && source.MappedShard(0) != nullptr;
     absl::StatusOr<Placement> placement =
-        PlanPlacement(tensors, {.shared_pages = shared, .memory_budget = memory_budget_});
+        PlanPlacement(tensors, {.shared_pages = shared,
+                                .memory_budget = memory_budget_,
+                                .experts = shape.experts.routing.experts,
+                                .experts_used = shape.experts.routing.used,
+                                .host_cache = host_cache_});
     if (!placement.ok()) return placement.status();
     placement_ = *std::move(placement);
+    if (!placement_.host_experts.empty()) {
+      if (absl::Status status = CreateExpertCache(source); !status.ok()) return status;
+    }
     absl::StatusOr<std::unique_ptr<WeightLoader>> loader =
-        HostWeightLoader::Create(source, tensors, placement_);
+        HostWeightLoader::Create(source, tensors, placement_, expert_cache_.get());
     if (!loader.ok()) return loader.status();
     loader_ = *std::move(loader);
     return backend_.AllocateKvCache(KvShapeOf(shape), sizes_.kv_pages);
@@ -59,15 +57,45 @@ class CpuEngine : public Engine {
   const EngineSizes& sizes() const override { return sizes_; }
   uint64_t memory_budget() const override { return memory_budget_; }
   std::vector<MemoryItem> Memory() const override {
-    return {{"kv cache", backend_.kv_cache_bytes()},
-            {"activations", backend_.activation_bytes()},
-            {"weights held by the worker", loader_->memory_bytes()}};
+    std::vector<MemoryItem> items = {{"kv cache", backend_.kv_cache_bytes()},
+                                     {"activations", backend_.activation_bytes()},
+                                     {"weights held by the worker", loader_->memory_bytes()}};
+    if (expert_cache_ != nullptr) {
+      items.push_back({"host cache of experts", expert_cache_->plan().bytes});
+    }
+    return items;
+  }
+  absl::StatusOr<std::vector<ExpertCounters>> expert_counters() override {
+    std::vector<ExpertCounters> counters;
+    if (expert_cache_ == nullptr) return counters;
+    const std::vector<HostExpertCache::Counters> layers = expert_cache_->counters();
+    for (int layer = 0; layer < static_cast<int>(layers.size()); ++layer) {
+      if (expert_cache_->plan().EntriesOf(layer) == 0) continue;
+      counters.push_back({.layer = layer,
+                          .host_hits = layers[layer].hits,
+                          .host_misses = layers[layer].misses,
+                          .host_bytes = layers[layer].bytes,
+                          .uses = backend_.ExpertUses(layer)});
+    }
+    return counters;
   }
 
  private:
+  absl::Status CreateExpertCache(WeightSource& source) {
+    absl::StatusOr<HostBuffer> buffer = HostBuffer::Allocate(placement_.host_experts.bytes);
+    if (!buffer.ok()) return buffer.status();
+    const auto memory = std::make_shared<HostBuffer>(*std::move(buffer));
+    expert_cache_ = std::make_unique<HostExpertCache>(
+        source, placement_.host_experts, std::shared_ptr<uint8_t>(memory, memory->data()));
+    backend_.set_expert_cache(expert_cache_.get());
+    return absl::OkStatus();
+  }
+
+  const uint64_t host_cache_;
   const uint64_t memory_budget_;
   EngineSizes sizes_;
   Placement placement_;
+  std::unique_ptr<HostExpertCache> expert_cache_;  // null if experts are not cached
   CpuBackend backend_;
   std::unique_ptr<WeightLoader> loader_;
 };

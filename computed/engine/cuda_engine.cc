@@ -10,6 +10,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/log/log.h"
+#include "computed/engine/cuda_host_experts.h"
 #include "computed/engine/cuda_memory_plan.h"
 #include "computed/engine/engine.h"
 #include "computed/prefetch/device_weight_loader.h"
@@ -51,7 +52,10 @@ class CudaEngine : public Engine {
  private:
   absl::Status LoadLibraries();
   absl::Status MakePlan(bool cache_experts);
+  absl::Status PrepareExperts();
   absl::Status MapExperts();
+  absl::Status HoldExperts();
+  absl::Status CreateExpertCache();
   absl::Status CreateTransport();
   absl::StatusOr<std::unique_ptr<DeviceTransport>> NewStagedTransport();
   bool larger_than_host_memory() const;
@@ -71,6 +75,7 @@ class CudaEngine : public Engine {
   std::unique_ptr<cuda::CublasLibrary> cublas_;
   std::unique_ptr<DeviceArena> arena_;
   DeviceWeightLoaderOptions loading_;  // until there is a loader
+  CudaHostExperts host_experts_;       // if experts come over the network
   std::unique_ptr<DeviceWeightLoader> loader_;
   std::unique_ptr<ExpertCache> expert_cache_;  // of models with experts
   std::unique_ptr<CudaBackend> backend_;
@@ -96,13 +101,7 @@ absl::Status CudaEngine::Start() {
   budget_.bytes = options_.gpu_memory != 0 ? options_.gpu_memory : device_->FreeBytes() / 10 * 9;
   if (absl::Status status = LoadLibraries(); !status.ok()) return status;
   if (absl::Status status = CreateTransport(); !status.ok()) return status;
-  const bool cache_experts = loading_.registered != nullptr;
-  if (absl::Status status = MakePlan(cache_experts); !status.ok()) return status;
-  if (absl::Status status = MapExperts(); !status.ok()) {
-    notes_.push_back(absl::StrCat("experts are not cached because of: ", status.message()));
-    Log(LogLevel::kWarning, notes_.back());
-    if (status = MakePlan(/*cache_experts=*/false); !status.ok()) return status;
-  }
+  if (absl::Status status = PrepareExperts(); !status.ok()) return status;
 
   absl::StatusOr<std::unique_ptr<DeviceArena>> arena = DeviceArena::Create(plan_.arena_bytes);
   if (!arena.ok()) return arena.status();
@@ -111,12 +110,7 @@ absl::Status CudaEngine::Start() {
       *device_, source_, tensors_, plan_.weights, *arena_, std::move(loading_));
   if (!loader.ok()) return loader.status();
   loader_ = *std::move(loader);
-  if (shape_.has_experts()) {
-    absl::StatusOr<std::unique_ptr<ExpertCache>> cache = ExpertCache::Create(
-        plan_.weights.expert_cache, shape_.layers, shape_.experts.routing.experts, *arena_);
-    if (!cache.ok()) return cache.status();
-    expert_cache_ = *std::move(cache);
-  }
+  if (absl::Status status = CreateExpertCache(); !status.ok()) return status;
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
       CudaBackend::Create(*device_, plan_.backend, *arena_);
   if (!backend.ok()) return backend.status();
@@ -233,11 +227,51 @@ absl::Status CudaEngine::MakePlan(bool cache_experts) {
   return absl::OkStatus();
 }
 
+// Makes the plan, in which experts are cached if the GPU can read them in the host's memory.
+absl::Status CudaEngine::PrepareExperts() {
+  const bool mapped = source_.MappedShard(0) != nullptr;
+  const bool possible = mapped ? loading_.registered != nullptr : options_.host_cache > 0;
+  if (absl::Status status = MakePlan(possible); !status.ok()) return status;
+  if (plan_.weights.expert_cache.empty()) return absl::OkStatus();
+  absl::Status status = mapped ? MapExperts() : HoldExperts();
+  if (status.ok()) return status;
+  if (!mapped && options_.host_cache != UINT64_MAX) return status;  // it was asked for
+  notes_.push_back(absl::StrCat("experts are not cached because of: ", status.message()));
+  Log(LogLevel::kWarning, notes_.back());
+  return MakePlan(/*cache_experts=*/false);
+}
+
+absl::Status CudaEngine::HoldExperts() {
+  absl::StatusOr<CudaHostExperts> experts =
+      CudaHostExperts::Create(source_, tensors_, shape_.experts.routing, options_.host_cache);
+  if (!experts.ok()) return experts.status();
+  host_experts_ = *std::move(experts);
+  loading_.host_experts = host_experts_.cache.get();
+  return absl::OkStatus();
+}
+
+absl::Status CudaEngine::CreateExpertCache() {
+  if (!shape_.has_experts()) return absl::OkStatus();
+  std::unique_ptr<HostExpertFetch> fetch;
+  if (host_experts_.cache != nullptr) {
+    absl::StatusOr<std::unique_ptr<HostExpertFetch>> created =
+        HostExpertFetch::Create(*host_experts_.cache, host_experts_.memory);
+    if (!created.ok()) return created.status();
+    fetch = *std::move(created);
+  }
+  absl::StatusOr<std::unique_ptr<ExpertCache>> cache =
+      ExpertCache::Create(plan_.weights.expert_cache, shape_.layers, shape_.experts.routing.experts,
+                          std::move(fetch), *arena_);
+  if (!cache.ok()) return cache.status();
+  expert_cache_ = *std::move(cache);
+  return absl::OkStatus();
+}
+
 // Registers the files' pages with experts, where that is refused before the plan relies on it.
 absl::Status CudaEngine::MapExperts() {
   for (const ExpertCachePlan::Layer& layer : plan_.weights.expert_cache.layers) {
     for (const ModelTensor& tensor : tensors_.groups[tensors_.layer_group(layer.layer)]) {
-      if (tensor.id != kExpertGate && tensor.id != kExpertUp && tensor.id != kExpertDown) continue;
+      if (ExpertMatrixOf(tensor) < 0) continue;
       absl::StatusOr<const uint8_t*> address =
           loading_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.bytes);
       if (!address.ok()) return address.status();
@@ -251,6 +285,8 @@ absl::StatusOr<std::vector<ExpertCounters>> CudaEngine::expert_counters() {
   if (expert_cache_ == nullptr) return counters;
   absl::StatusOr<std::vector<ExpertActivity>> layers = expert_cache_->Read();
   if (!layers.ok()) return layers.status();
+  std::vector<HostExpertCache::Counters> host(layers->size());
+  if (host_experts_.cache != nullptr) host = host_experts_.cache->counters();
   for (ExpertActivity& layer : *layers) {
     if (layer.layer < shape_.experts.dense_layers) continue;
     counters.push_back({.layer = layer.layer,
@@ -259,6 +295,9 @@ absl::StatusOr<std::vector<ExpertCounters>> CudaEngine::expert_counters() {
                         .hits = layer.hits,
                         .misses = layer.misses,
                         .bytes = layer.bytes,
+                        .host_hits = host[layer.layer].hits,
+                        .host_misses = host[layer.layer].misses,
+                        .host_bytes = host[layer.layer].bytes,
                         .uses = std::move(layer.uses)});
   }
   return counters;
@@ -297,6 +336,9 @@ absl::Status CudaEngine::Finish() {
 std::vector<MemoryItem> CudaEngine::Memory() const {
   std::vector<MemoryItem> items = plan_.items;
   items.push_back({"pinned host memory", loader_->memory_bytes()});
+  if (host_experts_.cache != nullptr) {
+    items.push_back({"host cache of experts", host_experts_.cache->plan().bytes});
+  }
   return items;
 }
 

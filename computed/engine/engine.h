@@ -54,6 +54,10 @@ struct EngineOptions {
   uint64_t resident_weights = UINT64_MAX;
   // CUDA: at most so many bytes for the cache of experts of a model that does not fit.
   uint64_t expert_cache = UINT64_MAX;
+  // For models with experts whose weights come over the network: at most so many bytes of the
+  // host's memory hold single experts, those used last; 0: none, experts come as whole layers. By
+  // default on the CPU what host_memory leaves, on a GPU a quarter of what is available.
+  uint64_t host_cache = UINT64_MAX;
   Transport transport = Transport::kAuto;
 };
 
@@ -89,9 +93,14 @@ struct ExpertCounters {
   int layer = 0;
   int slots = 0;  // of the cache; 0: all experts are resident or streamed
   uint64_t slot_bytes = 0;
-  uint64_t hits = 0;           // experts that a step found in the cache
-  uint64_t misses = 0;         // experts that it had to fetch
-  uint64_t bytes = 0;          // that it fetched
+  uint64_t hits = 0;    // experts that a step found in the cache
+  uint64_t misses = 0;  // experts that it had to fetch
+  uint64_t bytes = 0;   // that it fetched
+  // Of the cache in the host's memory: experts that were wanted and found there, those that had to
+  // come over the network, and bytes of these.
+  uint64_t host_hits = 0;
+  uint64_t host_misses = 0;
+  uint64_t host_bytes = 0;
   std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
 };
 

@@ -92,6 +92,7 @@ void CollectMemory(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   AddSample(weights, static_cast<double>(placement.shared_bytes), {{"place", "shared"}});
   AddSample(weights, static_cast<double>(placement.resident_bytes), {{"place", "resident"}});
   AddSample(weights, static_cast<double>(placement.streamed_bytes), {{"place", "streamed"}});
+  AddSample(weights, static_cast<double>(placement.cached_bytes), {{"place", "cached"}});
   out.push_back(std::move(weights));
 }
 
@@ -123,11 +124,17 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   for (auto* family : {&bytes, &busy, &idle}) out.push_back(std::move(*family));
   out.push_back(Counter("gguf_offload_computed_ring_stalls_total",
                         "Times that computing waited for weights.", stalls));
-  uint64_t hits = 0, misses = 0;
+}
+
+void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
+  uint64_t hits = 0, misses = 0, host_hits = 0, host_misses = 0, host_bytes = 0;
   if (const auto layers = engine.expert_counters(); layers.ok()) {
     for (const ExpertCounters& layer : *layers) {
       hits += layer.hits;
       misses += layer.misses;
+      host_hits += layer.host_hits;
+      host_misses += layer.host_misses;
+      host_bytes += layer.host_bytes;
     }
   }
   out.push_back(Counter("gguf_offload_computed_expert_hits_total",
@@ -135,6 +142,15 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
                         static_cast<double>(hits)));
   out.push_back(Counter("gguf_offload_computed_expert_misses_total",
                         "Experts that had to be brought first.", static_cast<double>(misses)));
+  out.push_back(Counter("gguf_offload_computed_host_expert_hits_total",
+                        "Experts that were in the host's cache when they were needed.",
+                        static_cast<double>(host_hits)));
+  out.push_back(Counter("gguf_offload_computed_host_expert_misses_total",
+                        "Experts that had to be fetched into the host's cache.",
+                        static_cast<double>(host_misses)));
+  out.push_back(Counter("gguf_offload_computed_host_expert_bytes_total",
+                        "Bytes of experts that were fetched into the host's cache.",
+                        static_cast<double>(host_bytes)));
 }
 
 void CollectSource(const WeightSource* source, const SourceCounters& counters,
@@ -259,6 +275,7 @@ std::vector<prometheus::MetricFamily> WorkerMetrics::Collect() const {
   if (worker_ == nullptr) return families;
   CollectMemory(*worker_->engine, families);
   CollectLink(*worker_->engine, families);
+  CollectExperts(*worker_->engine, families);
   return families;
 }
 

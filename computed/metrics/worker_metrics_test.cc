@@ -13,6 +13,7 @@ namespace gguf_offload {
 namespace {
 
 constexpr char kModel[] = "tests/testdata/golden/models/llama-kq.gguf";
+constexpr char kExpertModel[] = "tests/testdata/golden/models/qwen3moe-kq.gguf";
 const std::vector<int32_t> kPrompt = {509, 10, 45, 300, 7, 128, 400, 260, 33, 71, 501, 2};
 
 // Lets tests wait for a request's answers.
@@ -52,8 +53,9 @@ class Answer : public RequestObserver {
 
 class WorkerMetricsTest : public ::testing::Test {
  protected:
-  void Start(RunningModel::Options model_options = {}, InferenceSessionOptions options = {}) {
-    auto model = RunningModel::Create(kModel, model_options);
+  void Start(RunningModel::Options model_options = {}, InferenceSessionOptions options = {},
+             const char* path = kModel) {
+    auto model = RunningModel::Create(path, model_options);
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     options.vocabulary = model_->architecture->shape().vocabulary;
@@ -214,6 +216,23 @@ TEST_F(WorkerMetricsTest, CountsWhatIsFetched) {
   EXPECT_GT(values["link_bytes_total host"], 0);
   EXPECT_LE(values["link_bytes_total host"], values["weight_bytes resident"]);
   EXPECT_GT(values["lane_busy_seconds_total copy"], 0);
+}
+
+TEST_F(WorkerMetricsTest, CountsExpertsInTheHostsCache) {
+  Start({.mode = FileWeightSource::Mode::kStreamed, .host_cache = uint64_t{1} << 30}, {},
+        kExpertModel);
+  auto answer = std::make_shared<Answer>();
+  ASSERT_TRUE(session_->Submit(Generate(9), answer).ok());
+  ASSERT_TRUE(answer->Wait().ok());
+  auto values = Values();
+  EXPECT_GT(values["weight_bytes cached"], 0);
+  EXPECT_GT(values["memory_bytes host cache of experts"], 0);
+  EXPECT_GT(values["host_expert_hits_total"], 0);
+  EXPECT_GT(values["host_expert_misses_total"], 0);
+  EXPECT_GT(values["host_expert_bytes_total"], values["host_expert_misses_total"]);
+  EXPECT_LE(values["host_expert_bytes_total"], values["weight_bytes cached"]);
+  EXPECT_GE(values["link_bytes_total host"], values["host_expert_bytes_total"]);
+  EXPECT_EQ(values["expert_misses_total"], 0);
 }
 
 TEST_F(WorkerMetricsTest, BeforeThereIsAWorkerOnlyTheSourceShows) {

@@ -48,25 +48,11 @@ bool IsStreamed(int layer, int layers, int streamed) {
   return (layer + 1) * streamed / layers > layer * streamed / layers;
 }
 
-// Which matrix of an expert this is: 0 to 2; -1 if it is none.
-int ExpertMatrix(const ModelTensor& tensor) {
-  switch (tensor.id) {
-    case kExpertGate:
-      return 0;
-    case kExpertUp:
-      return 1;
-    case kExpertDown:
-      return 2;
-    default:
-      return -1;
-  }
-}
-
 // The matrices of a group that are experts, or those that are not.
 std::vector<TensorRows> Matrices(const std::vector<ModelTensor>& group, bool experts) {
   std::vector<TensorRows> matrices = Matrices(group);
   std::erase_if(matrices, [experts](const TensorRows& matrix) {
-    return (ExpertMatrix(*matrix.tensor) >= 0) != experts;
+    return (ExpertMatrixOf(*matrix.tensor) >= 0) != experts;
   });
   return matrices;
 }
@@ -176,7 +162,7 @@ class Planner {
       const std::vector<TensorRows> experts = Matrices(group, true);
       if (experts.empty()) continue;
       ring_slot = std::max(ring_slot, PieceBytes(PlanTransfer(experts).memory_bytes));
-      cache.layers.push_back(LayOutSlot(layer, experts));
+      cache.layers.push_back({LayOutExpert(group), layer});
       layer_slots += cache.layers.back().slot_bytes;
       largest_slot = std::max(largest_slot, cache.layers.back().slot_bytes);
     }
@@ -197,20 +183,6 @@ class Planner {
     for (ExpertCachePlan::Layer& layer : cache.layers) layer.slots = static_cast<int>(slots);
     plan_.expert_cache = std::move(cache);
     return true;
-  }
-
-  static ExpertCachePlan::Layer LayOutSlot(int layer, const std::vector<TensorRows>& experts) {
-    ExpertCachePlan::Layer plan{.layer = layer};
-    for (const TensorRows& matrix : experts) {
-      plan.matrix_bytes[ExpertMatrix(*matrix.tensor)] =
-          matrix.tensor->bytes / matrix.tensor->matrices;
-    }
-    for (int i = 0; i < 3; ++i) {
-      plan.offsets[i] = plan.slot_bytes;
-      plan.slot_bytes += ExpertSlotBytes(static_cast<int64_t>(plan.matrix_bytes[i]));
-    }
-    plan.slot_bytes = Rounded(plan.slot_bytes);
-    return plan;
   }
 
   void BuildCachedLayerPart(int layer) {
@@ -356,12 +328,7 @@ class Planner {
 }  // namespace
 
 bool ExpertCachePlan::TakesStepOf(int tokens) const {
-  // Beyond, about all experts are needed, and whole banks come faster than single experts.
-  constexpr int kMostTokens = 64;
-  if (empty() || tokens > kMostTokens) return false;
-  const int wanted = std::min(tokens * used, experts);
-  // With fewer slots than a step wants, it fetches some of them more than once.
-  return tokens * used <= experts || wanted <= layers[0].slots;
+  return !empty() && FetchesSingleExperts(tokens, used, experts, layers[0].slots);
 }
 
 absl::StatusOr<DevicePlacement> PlanDevicePlacement(const ModelTensors& tensors,

@@ -17,6 +17,7 @@
 
 #include "absl/status/statusor.h"
 #include "computed/model/model_tensors.h"
+#include "computed/placement/expert_layout.h"
 #include "computed/placement/placement.h"
 #include "computed/placement/transfer.h"
 
@@ -24,7 +25,7 @@ namespace gguf_offload {
 
 // Which experts may be cached.
 struct ExpertCacheOptions {
-  bool possible = false;  // the GPU reads the files' pages
+  bool possible = false;  // the GPU reads them in the host's memory
   // At most so many for slots, but enough for one token; a limit keeps experts from staying as a
   // whole, too.
   uint64_t max_bytes = UINT64_MAX;
@@ -34,12 +35,8 @@ struct ExpertCacheOptions {
 
 // The slots of the cache, empty if experts are not cached.
 struct ExpertCachePlan {
-  // A slot holds the gate, up and down matrices of an expert, in this order.
-  struct Layer {
+  struct Layer : ExpertLayout {
     int layer = 0;
-    uint64_t matrix_bytes[3] = {};
-    uint64_t offsets[3] = {};  // in a slot
-    uint64_t slot_bytes = 0;
     int slots = 0;
   };
 

@@ -50,6 +50,40 @@ int LayersToStream(const std::vector<uint64_t>& layer_bytes, uint64_t outer_byte
   return -1;
 }
 
+// Gives experts what of the budget the ring and all else leave.
+absl::Status PlanCachedExperts(const ModelTensors& tensors, const PlacementOptions& options,
+                               Placement& placement) {
+  uint64_t outer_bytes = VectorBytes(tensors), largest = 0;
+  int banks = 0;
+  for (const auto& group : tensors.groups) {
+    uint64_t bank_bytes = 0;
+    for (const ModelTensor& tensor : group) {
+      if (ExpertMatrixOf(tensor) >= 0) bank_bytes += tensor.bytes;
+    }
+    outer_bytes += MatrixBytes(group) - bank_bytes;
+    largest = std::max(largest, bank_bytes);
+    banks += bank_bytes > 0;
+  }
+  const int ring_slots = std::min(options.ring_slots, banks);
+  const uint64_t fixed = outer_bytes + ring_slots * largest;
+  const uint64_t least = LeastHostExpertBytes(tensors, options.experts_used);
+  const uint64_t left = options.memory_budget - std::min(fixed, options.memory_budget);
+  if (left < least) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "a memory budget of ", options.memory_budget, " bytes is too small for a cache of ",
+        "experts: all else takes ", outer_bytes, " bytes, ", ring_slots, " ring slots of ", largest,
+        " bytes each, and the experts of a token ", least, "; the smallest budget is ",
+        fixed + least, " bytes"));
+  }
+  absl::StatusOr<HostExpertPlan> plan = PlanHostExperts(
+      tensors, options.experts, options.experts_used, std::min(left, options.host_cache));
+  if (!plan.ok()) return plan.status();
+  placement.host_experts = *std::move(plan);
+  placement.ring_slots = ring_slots;
+  placement.slot_bytes = largest;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Placement> PlanPlacement(const ModelTensors& tensors,
@@ -59,7 +93,18 @@ absl::StatusOr<Placement> PlanPlacement(const ModelTensors& tensors,
   Placement placement;
   placement.streamed_groups.assign(groups, false);
 
-  if (!options.shared_pages) {
+  bool cached = !options.shared_pages && options.experts > 0 && options.host_cache > 0;
+  if (cached && options.host_cache == UINT64_MAX) {
+    uint64_t all = VectorBytes(tensors);
+    for (const auto& group : tensors.groups) all += MatrixBytes(group);
+    cached = all > options.memory_budget;
+  }
+  if (cached) {
+    const absl::Status status = PlanCachedExperts(tensors, options, placement);
+    if (!status.ok() && options.host_cache != UINT64_MAX) return status;
+    cached = status.ok();
+  }
+  if (!options.shared_pages && !cached) {
     std::vector<uint64_t> layer_bytes;
     for (int layer = 0; layer < layers; ++layer) {
       layer_bytes.push_back(MatrixBytes(tensors.groups[tensors.layer_group(layer)]));
@@ -99,6 +144,9 @@ absl::StatusOr<Placement> PlanPlacement(const ModelTensors& tensors,
       } else if (placement.streamed_groups[group]) {
         places.push_back(v1::PLACE_STREAMED);
         placement.streamed_bytes += tensor.bytes;
+      } else if (cached && ExpertMatrixOf(tensor) >= 0) {
+        places.push_back(v1::PLACE_CACHED);
+        placement.cached_bytes += tensor.bytes;
       } else {
         places.push_back(v1::PLACE_RESIDENT);
         placement.resident_bytes += tensor.bytes;

@@ -143,17 +143,19 @@ void DeviceWeightLoader::BindTensors(int group, const Transfer& transfer, uint8_
   }
 }
 
-// The same weights, but for experts, which are where the cache fetches them.
+// The same weights, but for experts, which are where the cache fetches them. What comes from the
+// host's cache does not lie in a bank; the ring's address of it has the file's alignment.
 absl::Status DeviceWeightLoader::BindCachedExperts(int part) {
   small_weights_[part] = weights_[part];
   for (const PlacedTensor& placed : plan_.parts[part].streamed.tensors) {
     const ModelTensor& tensor = *placed.tensor;
+    Weight& weight = small_weights_[part][tensor.id];
+    weight.cached = true;
+    if (options_.registered == nullptr) continue;
     absl::StatusOr<const uint8_t*> address =
         options_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.bytes);
     if (!address.ok()) return address.status();
-    Weight& weight = small_weights_[part][tensor.id];
     weight.data = *address;
-    weight.cached = true;
   }
   return absl::OkStatus();
 }
@@ -318,10 +320,11 @@ absl::Status DeviceWeightLoader::CopyWith(const Transfer& transfer, uint8_t* des
   return options_.transport->Copy(transfer.runs, destination, deadline);
 }
 
-void DeviceWeightLoader::BeginStep(int rows, bool with_head) {
+void DeviceWeightLoader::BeginStep(int rows, bool with_head, absl::Time deadline) {
   with_head_ = with_head;
   ++step_;
   large_ = IsLarge(rows);
+  if (options_.host_experts != nullptr) options_.host_experts->BeginStep(deadline);
   // Small steps do not touch the ring.
   if (!plan_.expert_cache.empty() && !large_) return;
   for (int slot = 0; slot < static_cast<int>(slot_memory_.size()); ++slot) {

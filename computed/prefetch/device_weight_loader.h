@@ -25,6 +25,7 @@
 #include "computed/model/model_tensors.h"
 #include "computed/placement/device_placement.h"
 #include "computed/prefetch/device_transport.h"
+#include "computed/prefetch/host_expert_cache.h"
 #include "computed/prefetch/weight_loader.h"
 #include "computed/runtime/cuda/cuda_device.h"
 #include "computed/runtime/cuda/device_arena.h"
@@ -41,6 +42,8 @@ struct DeviceWeightLoaderOptions {
   // Reads the embedding, and experts for the cache, where they lie; null if the embedding has to be
   // held in pinned memory. Owned by `transport`.
   RegisteredTransport* registered = nullptr;
+  // Has experts for the cache where nothing is registered; else null. Must outlive the loader.
+  HostExpertCache* host_experts = nullptr;
 };
 
 class DeviceWeightLoader : public WeightLoader {
@@ -56,7 +59,7 @@ class DeviceWeightLoader : public WeightLoader {
   bool IsLarge(int rows) const override {
     return !plan_.expert_cache.empty() && !plan_.expert_cache.TakesStepOf(rows);
   }
-  void BeginStep(int rows, bool with_head) override;
+  void BeginStep(int rows, bool with_head, absl::Time deadline) override;
   absl::StatusOr<const LayerWeights*> Acquire(int part, absl::Time deadline) override;
   void Release(int part) override;
   const LayerWeights& HostVectors(int group) const override { return host_vectors_[group]; }

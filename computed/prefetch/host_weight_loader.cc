@@ -16,11 +16,9 @@ constexpr absl::Duration kPrefetchPatience = absl::Seconds(60);
 // Tensors in fetched memory begin at cache lines.
 uint64_t Aligned(uint64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-uint64_t GroupBytes(const std::vector<ModelTensor>& group) {
+uint64_t BytesOf(const std::vector<const ModelTensor*>& tensors) {
   uint64_t bytes = 0;
-  for (const ModelTensor& tensor : group) {
-    if (!tensor.is_vector()) bytes += Aligned(tensor.bytes);
-  }
+  for (const ModelTensor* tensor : tensors) bytes += Aligned(tensor->bytes);
   return bytes;
 }
 
@@ -37,12 +35,15 @@ void Bind(LayerWeights& weights, const ModelTensor& tensor, quant::TensorType ty
 
 absl::StatusOr<std::unique_ptr<WeightLoader>> HostWeightLoader::Create(WeightSource& source,
                                                                        const ModelTensors& tensors,
-                                                                       const Placement& placement) {
-  std::unique_ptr<HostWeightLoader> loader(new HostWeightLoader(source, tensors, placement));
+                                                                       const Placement& placement,
+                                                                       HostExpertCache* experts) {
+  std::unique_ptr<HostWeightLoader> loader(
+      new HostWeightLoader(source, tensors, placement, experts));
   loader->weights_.resize(tensors.groups.size());
   for (size_t group = 0; group < tensors.groups.size(); ++group) {
     // A layer's operations begin as soon as it is there.
-    loader->parts_.push_back({.group = static_cast<int>(group), .standalone = true});
+    loader->parts_.push_back(
+        {.group = static_cast<int>(group), .standalone = true, .standalone_if_large = true});
   }
   if (absl::Status status = loader->AllocateMemory(); !status.ok()) return status;
   if (absl::Status status = loader->LoadVectors(); !status.ok()) return status;
@@ -52,12 +53,16 @@ absl::StatusOr<std::unique_ptr<WeightLoader>> HostWeightLoader::Create(WeightSou
   for (size_t group = 0; group < tensors.groups.size(); ++group) {
     Destination& resident = loader->resident_[group];
     if (resident.memory.size() > 0) {
-      loader->PointAt(group, resident.memory.data());
+      loader->PointAt(group, /*streamed=*/false, resident.memory.data());
       loader->StartFetch(group, resident, deadline);
     }
   }
-  for (size_t i = 0; i < loader->ring_.size() && i < loader->streamed_.size(); ++i) {
-    loader->StartFetch(loader->streamed_[i], loader->ring_[i], deadline);
+  if (experts == nullptr) {
+    for (size_t i = 0; i < loader->ring_.size() && i < loader->streamed_.size(); ++i) {
+      loader->StartFetch(loader->streamed_[i], loader->ring_[i], deadline);
+    }
+  } else {
+    loader->BindCachedExperts();
   }
   return loader;
 }
@@ -73,11 +78,13 @@ absl::Status HostWeightLoader::AllocateMemory() {
   resident_.resize(groups);
   streamed_index_.assign(groups, -1);
   for (size_t group = 0; group < groups; ++group) {
-    if (placement_.streamed_groups[group]) {
+    if (!Matrices(group, /*streamed=*/true).empty()) {
       streamed_index_[group] = static_cast<int>(streamed_.size());
       streamed_.push_back(static_cast<int>(group));
-    } else if (source_.MappedShard(0) == nullptr) {
-      absl::StatusOr<HostBuffer> memory = HostBuffer::Allocate(GroupBytes(tensors_.groups[group]));
+    }
+    if (source_.MappedShard(0) == nullptr) {
+      absl::StatusOr<HostBuffer> memory =
+          HostBuffer::Allocate(BytesOf(Matrices(group, /*streamed=*/false)));
       if (!memory.ok()) return memory.status();
       memory_bytes_ += memory->size();
       resident_[group].memory = *std::move(memory);
@@ -86,7 +93,7 @@ absl::Status HostWeightLoader::AllocateMemory() {
   ring_.resize(placement_.ring_slots);
   uint64_t slot_bytes = 0;
   for (int group : streamed_) {
-    slot_bytes = std::max(slot_bytes, GroupBytes(tensors_.groups[group]));
+    slot_bytes = std::max(slot_bytes, BytesOf(Matrices(group, /*streamed=*/true)));
   }
   for (Destination& slot : ring_) {
     absl::StatusOr<HostBuffer> memory = HostBuffer::Allocate(slot_bytes);
@@ -128,11 +135,35 @@ absl::Status HostWeightLoader::LoadVectors() {
   return absl::OkStatus();
 }
 
-void HostWeightLoader::PointAt(int group, const uint8_t* base) {
+std::vector<const ModelTensor*> HostWeightLoader::Matrices(int group, bool streamed) const {
+  std::vector<const ModelTensor*> matrices;
   for (const ModelTensor& tensor : tensors_.groups[group]) {
     if (tensor.is_vector()) continue;
-    Bind(weights_[group], tensor, tensor.type, base);
-    base += Aligned(tensor.bytes);
+    const bool passes =
+        placement_.streamed_groups[group] || (experts_ != nullptr && ExpertMatrixOf(tensor) >= 0);
+    if (passes == streamed) matrices.push_back(&tensor);
+  }
+  return matrices;
+}
+
+void HostWeightLoader::PointAt(int group, bool streamed, const uint8_t* base) {
+  for (const ModelTensor* tensor : Matrices(group, streamed)) {
+    Bind(weights_[group], *tensor, tensor->type, base);
+    if (ExpertMatrixOf(*tensor) >= 0) {
+      weights_[group][tensor->id].expert_layer = group - tensors_.layer_group(0);
+    }
+    base += Aligned(tensor->bytes);
+  }
+}
+
+// The same weights, but for experts, which are in the cache: the ring's memory stands for them.
+void HostWeightLoader::BindCachedExperts() {
+  for (const int group : streamed_) PointAt(group, /*streamed=*/true, ring_[0].memory.data());
+  small_weights_ = weights_;
+  for (const int group : streamed_) {
+    for (const ModelTensor* tensor : Matrices(group, /*streamed=*/true)) {
+      small_weights_[group][tensor->id].cached = true;
+    }
   }
 }
 
@@ -140,11 +171,11 @@ void HostWeightLoader::StartFetch(int group, Destination& destination, absl::Tim
   std::vector<WeightSource::Range> ranges;
   uint8_t* next = destination.memory.data();
   uint64_t bytes = 0;
-  for (const ModelTensor& tensor : tensors_.groups[group]) {
-    if (tensor.is_vector()) continue;
-    ranges.push_back({tensor.shard, tensor.offset, tensor.bytes, next});
-    next += Aligned(tensor.bytes);
-    bytes += tensor.bytes;
+  for (const ModelTensor* tensor :
+       Matrices(group, /*streamed=*/&destination != &resident_[group])) {
+    ranges.push_back({tensor->shard, tensor->offset, tensor->bytes, next});
+    next += Aligned(tensor->bytes);
+    bytes += tensor->bytes;
   }
   {
     absl::MutexLock lock(&mutex_);
@@ -194,33 +225,54 @@ HostWeightLoader::Destination& HostWeightLoader::RingSlot(int group) {
   return ring_[ring_next_];
 }
 
+void HostWeightLoader::BeginStep(int rows, bool with_head, absl::Time deadline) {
+  if (experts_ == nullptr) return;
+  experts_->BeginStep(deadline);
+  large_ = IsLarge(rows);
+  if (!large_) return;
+  // The ring has rested: it begins anew with the first banks, those that it has not kept.
+  ring_next_ = 0;
+  for (size_t i = 0; i < ring_.size(); ++i) {
+    bool wanted = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      wanted = ring_[i].state != FetchState::kUnderWay && ring_[i].group != streamed_[i];
+    }
+    if (wanted) StartFetch(streamed_[i], ring_[i], absl::Now() + kPrefetchPatience);
+  }
+}
+
 absl::StatusOr<const LayerWeights*> HostWeightLoader::Acquire(int group, absl::Time deadline) {
-  if (streamed_index_[group] >= 0) {
-    Destination& slot = RingSlot(group);
-    ring_next_ = &slot - ring_.data();
-    if (absl::Status status = WaitFor(group, slot, deadline); !status.ok()) return status;
-    PointAt(group, slot.memory.data());
-  } else if (resident_[group].memory.size() > 0) {
+  if (resident_[group].memory.size() > 0) {
     if (absl::Status status = WaitFor(group, resident_[group], deadline); !status.ok()) {
       return status;
     }
   }
+  if (Streams(group)) {
+    Destination& slot = RingSlot(group);
+    ring_next_ = &slot - ring_.data();
+    if (absl::Status status = WaitFor(group, slot, deadline); !status.ok()) return status;
+    PointAt(group, /*streamed=*/true, slot.memory.data());
+  }
+  LayerWeights& weights = experts_ != nullptr && !large_ ? small_weights_[group] : weights_[group];
   if (group == tensors_.head_group() && tensors_.tied_head) {
     // The embedding is never streamed.
     absl::StatusOr<const LayerWeights*> input = Acquire(tensors_.input_group(), deadline);
     if (!input.ok()) return input.status();
-    weights_[group][kOutput] = (**input)[kTokenEmbedding];
+    weights[kOutput] = (**input)[kTokenEmbedding];
   }
-  return &weights_[group];
+  return &weights;
 }
 
 void HostWeightLoader::Release(int group) {
-  const int index = streamed_index_[group];
-  if (index < 0) return;
-  // The slot is free: the group that is as far ahead as there are slots comes into it.
-  const int next = streamed_[(index + ring_.size()) % streamed_.size()];
-  Destination& slot = ring_[ring_next_];
-  StartFetch(next, slot, absl::Now() + kPrefetchPatience);
+  if (!Streams(group)) return;
+  // The slot is free: the group that is as far ahead as there are slots comes into it. Beyond the
+  // step's end only if the next step is sure to want it.
+  const size_t next = streamed_index_[group] + ring_.size();
+  if (experts_ == nullptr || next < streamed_.size()) {
+    StartFetch(streamed_[next % streamed_.size()], ring_[ring_next_],
+               absl::Now() + kPrefetchPatience);
+  }
   ring_next_ = (ring_next_ + 1) % ring_.size();
 }
 
@@ -228,7 +280,11 @@ FetchCounters HostWeightLoader::fetch_counters() const {
   absl::MutexLock lock(&mutex_);
   absl::Duration busy = busy_;
   if (under_way_ > 0) busy += absl::Now() - busy_since_;
-  return {.bytes = fetched_bytes_,
+  uint64_t bytes = fetched_bytes_;
+  if (experts_ != nullptr) {
+    for (const HostExpertCache::Counters& layer : experts_->counters()) bytes += layer.bytes;
+  }
+  return {.bytes = bytes,
           .busy_seconds = absl::ToDoubleSeconds(busy),
           .waits = waits_,
           .wait_seconds = absl::ToDoubleSeconds(waited_)};

@@ -42,8 +42,9 @@ class WeightLoader {
 
   // Whether the weights of a step of so many rows come another way than those of smaller ones.
   virtual bool IsLarge(int rows) const { return false; }
-  // A step of `rows` rows begins, that takes the head's parts or leaves them out.
-  virtual void BeginStep(int rows, bool with_head) = 0;
+  // A step of `rows` rows begins, that takes the head's parts or leaves them out. Weights that only
+  // its operations find out to need may be waited for until `deadline`.
+  virtual void BeginStep(int rows, bool with_head, absl::Time deadline) = 0;
   // The weights of part `part`, readable by operations from now on, until Release; waits for them
   // until `deadline` if need be. The head's kOutput is there also if it is the embedding. Errors:
   // whatever the source says; the next step may go well again.

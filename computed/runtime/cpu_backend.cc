@@ -75,6 +75,7 @@ absl::Status CpuBackend::AllocateKvCache(const KvShape& shape, int pages) {
 
 void CpuBackend::BeginStep(const StepBatch& batch) {
   batch_ = &batch;
+  status_ = absl::OkStatus();
   angles_of_ = nullptr;
   sequences_.clear();
   for (const StepBatch::Sequence& sequence : batch.sequences) {
@@ -188,33 +189,6 @@ void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, M
 void CpuBackend::SwiGlu(Matrix gate, Matrix up) {
   gguf_offload::SwiGlu(gate.data, gate.stride, up.data, up.stride, gate.rows, gate.columns,
                        gate.data, gate.stride, pool_);
-}
-
-void CpuBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
-                               const RoutingRule& rule) {
-  router_.Choose(logits.data, logits.stride, selection_bias ? selection_bias.floats() : nullptr,
-                 rule, logits.rows);
-}
-
-void CpuBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
-  const auto matrices = [](const Weight& weight, const Weight& bias) {
-    return ExpertMatrices{{weight.type, weight.data, weight.rows, weight.columns},
-                          bias ? bias.floats() : nullptr};
-  };
-  experts_.AddTo(residual.data, residual.stride, x.data, x.stride, activations_, router_.chosen(),
-                 {.count = static_cast<int>(bank.gate.matrices),
-                  .gate = matrices(bank.gate, bank.gate_bias),
-                  .up = matrices(bank.up, bank.up_bias),
-                  .down = matrices(bank.down, bank.down_bias),
-                  .activation = bank.activation});
-}
-
-void CpuBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
-  for (int row = 0; row < residual.rows; ++row) {
-    const float sigmoid = 1.0f / (1.0f + std::exp(-gate.data[row * gate.stride]));
-    AddScaled(x.data + row * x.stride, sigmoid, residual.columns,
-              residual.data + row * residual.stride);
-  }
 }
 
 void CpuBackend::GatherLogitRows(Matrix x, Matrix out) {

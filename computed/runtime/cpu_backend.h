@@ -6,9 +6,11 @@
 #ifndef COMPUTED_RUNTIME_CPU_BACKEND_H_
 #define COMPUTED_RUNTIME_CPU_BACKEND_H_
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
+#include "computed/prefetch/host_expert_cache.h"
 #include "computed/runtime/backend.h"
 #include "computed/runtime/host_buffer.h"
 #include "kernels/attention/attention.h"
@@ -25,6 +27,12 @@ class CpuBackend : public Backend {
  public:
   // `threads` >= 1.
   CpuBackend(int threads, ActivationType activations);
+
+  // Where experts are that weights call cached; must outlive the steps. From then on uses of
+  // experts are counted.
+  void set_expert_cache(HostExpertCache* cache);
+  // (experts) Tokens that went to each of a layer's experts; wraps around. Any thread may ask.
+  std::vector<uint32_t> ExpertUses(int layer) const;
 
   absl::string_view name() const override { return "cpu"; }
   bool asynchronous() const override { return false; }
@@ -57,7 +65,7 @@ class CpuBackend : public Backend {
   void GatherLogitRows(Matrix x, Matrix out) override;
   void ArgMax(Matrix logits) override { logits_ = logits; }
   void FetchLogits(Matrix logits) override { logits_ = logits; }
-  absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::Status Synchronize() override { return status_; }
   int32_t LargestOf(int row) override;
   std::span<float> HostRow(int row) override {
     return {logits_.data + row * logits_.stride, static_cast<size_t>(logits_.columns)};
@@ -77,6 +85,13 @@ class CpuBackend : public Backend {
   HostBuffer kv_memory_;
   std::vector<KvLayer> kv_layers_;
 
+  HostExpertCache* expert_cache_ = nullptr;
+  std::unique_ptr<std::atomic<uint32_t>[]> expert_uses_;  // (layers, experts)
+
+  void CountUses(int layer, const ChosenExperts& chosen);
+  // Brings the experts of `chosen`, and points `experts` at them.
+  absl::Status FetchExperts(int layer, const ChosenExperts& chosen,
+                            ExpertFeedForward::Experts& experts);
   void ComputeAngles(const RopeFrequencies& frequencies);
   void Rotate(Matrix x, const Weight& norm, const RotarySpec& spec);
 
@@ -87,6 +102,11 @@ class CpuBackend : public Backend {
   const RopeFrequencies* angles_of_ = nullptr;  // whose angles `angles_` holds
   Matrix logits_;
   std::vector<MatMulOutput> outputs_;  // scratch of Project
+  absl::Status status_;                // why experts could not be fetched
+  // Scratch of FetchExperts.
+  std::vector<int32_t> wanted_;
+  std::vector<const uint8_t*> entries_;      // (wanted)
+  std::vector<const uint8_t*> matrices_[3];  // (experts) of which those that are wanted are set
 };
 
 }  // namespace gguf_offload

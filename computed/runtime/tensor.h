@@ -19,7 +19,8 @@ struct Weight {
 
   // Of a bank of experts: its layer.
   int expert_layer = -1;
-  // `data` is where the backend can fetch experts from; those that it uses are in its cache.
+  // The experts that the backend uses are in its cache. `data` is where it can fetch them from; if
+  // they come over the network, only its address modulo 16 counts, which is the file's.
   bool cached = false;
 
   // False for an optional tensor that the file does not have.

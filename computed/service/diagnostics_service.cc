@@ -130,6 +130,9 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetExpertActivity(
     out.set_hits(layer.hits);
     out.set_misses(layer.misses);
     out.set_bytes_fetched(layer.bytes);
+    out.set_host_hits(layer.host_hits);
+    out.set_host_misses(layer.host_misses);
+    out.set_host_bytes_fetched(layer.host_bytes);
     out.mutable_uses()->Add(layer.uses.begin(), layer.uses.end());
   }
   return Finish(context);

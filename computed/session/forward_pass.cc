@@ -116,7 +116,7 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
   const StepActivations step = Activations(batch.rows());
   const bool with_head = !batch.logit_rows.empty();
   backend_.BeginStep(batch);
-  loader_.BeginStep(batch.rows(), with_head);
+  loader_.BeginStep(batch.rows(), with_head, deadline);
   for (const Stretch& stretch : stretches_[loader_.IsLarge(batch.rows())]) {
     if (stretch.first > architecture_.shape().layers && !with_head) break;
     for (int part = stretch.first; part < stretch.end; ++part) {

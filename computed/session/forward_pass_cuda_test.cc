@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "computed/placement/host_expert_plan.h"
 #include "tests/fixtures/golden_models.h"
 #include "tests/modelgen/synthetic_model.h"
 #include "third_party/cuda/device_available.h"
@@ -38,7 +40,34 @@ class ForwardPassCudaTest : public ::testing::Test {
     return path;
   }
 
+  // A model whose experts come over the network into caches of these sizes.
+  std::unique_ptr<RunningModel> LoadFromTheNetwork(const std::string& path,
+                                                   const RunningModel& resident,
+                                                   uint64_t expert_cache, uint64_t host_cache) {
+    return Load(path, {.mode = FileWeightSource::Mode::kStreamed,
+                       .activations = ActivationPrecision::kInt8,
+                       .step_tokens = 128,
+                       .resident_weights = OtherBytes(resident) + BankBytes(resident) / 2,
+                       .expert_cache = expert_cache,
+                       .host_cache = host_cache});
+  }
+
+  // Of the model's experts, and of everything else.
+  static uint64_t BankBytes(const RunningModel& model) { return Bytes(model, true); }
+  static uint64_t OtherBytes(const RunningModel& model) { return Bytes(model, false); }
+
   uint64_t matrix_bytes_ = 0;  // of the last Synthetic
+
+ private:
+  static uint64_t Bytes(const RunningModel& model, bool banks) {
+    uint64_t bytes = 0;
+    for (const auto& group : model.tensors.groups) {
+      for (const ModelTensor& tensor : group) {
+        if ((ExpertMatrixOf(tensor) >= 0) == banks) bytes += tensor.bytes;
+      }
+    }
+    return bytes;
+  }
 };
 
 // A token whose experts are about as good as others may go to others when activations are rounded,
@@ -152,14 +181,7 @@ TEST_F(ForwardPassCudaTest, CachedExpertsGiveTheSameLogits) {
     for (const auto& tokens : {prompt, more, next, next, next}) {
       expected_steps.push_back(expected.Step(tokens, 1));
     }
-    uint64_t bank_bytes = 0, other_bytes = 0;
-    for (const auto& group : resident->tensors.groups) {
-      for (const ModelTensor& tensor : group) {
-        const bool bank =
-            tensor.id == kExpertGate || tensor.id == kExpertUp || tensor.id == kExpertDown;
-        (bank ? bank_bytes : other_bytes) += tensor.bytes;
-      }
-    }
+    const uint64_t bank_bytes = BankBytes(*resident), other_bytes = OtherBytes(*resident);
     uint64_t last_misses = 0;
     for (uint64_t cache : {bank_bytes * 2 / 3, bank_bytes / 3, uint64_t{0}}) {
       SCOPED_TRACE(cache);
@@ -193,6 +215,112 @@ TEST_F(ForwardPassCudaTest, CachedExpertsGiveTheSameLogits) {
       EXPECT_GE(misses, last_misses);
       last_misses = misses;
     }
+  }
+}
+
+// The same over the network, through a cache in the host's memory that has room for all experts,
+// for some, and for those of one token.
+TEST_F(ForwardPassCudaTest, ExpertsFromTheNetworkGiveTheSameLogits) {
+  for (const char* preset : {"tiny-qwen3moe", "tiny-deepseek2"}) {
+    SCOPED_TRACE(preset);
+    const std::string path = Synthetic(preset, "Q4_K_M", 4);
+    const std::vector<int32_t> prompt = {1, 10, 45, 300, 7}, next = {8};
+    std::vector<int32_t> more;
+    for (int i = 0; i < 70; ++i) more.push_back((7 + 31 * i) % 400);
+    const auto steps = {prompt, next, more, next, next, next};
+    auto resident = Load(path, {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+    ASSERT_NE(resident, nullptr);
+    SequenceRunner expected(*resident);
+    std::vector<std::vector<float>> expected_steps;
+    for (const auto& tokens : steps) expected_steps.push_back(expected.Step(tokens, 1));
+    const uint64_t bank_bytes = BankBytes(*resident);
+    const uint64_t least = LeastHostExpertBytes(
+        resident->tensors, resident->architecture->shape().experts.routing.used);
+    uint64_t last_misses = 0;
+    for (const auto& [expert_cache, host_cache] : {std::pair(bank_bytes * 2 / 3, 2 * bank_bytes),
+                                                   {bank_bytes / 3, bank_bytes / 3},
+                                                   {uint64_t{0}, bank_bytes / 2},
+                                                   {uint64_t{0}, least}}) {
+      SCOPED_TRACE(host_cache);
+      auto model = LoadFromTheNetwork(path, *resident, expert_cache, host_cache);
+      ASSERT_NE(model, nullptr);
+      EXPECT_EQ(model->engine->placement().cached_bytes, bank_bytes);
+      SequenceRunner runner(*model);
+      int step = 0;
+      for (const auto& tokens : steps) {
+        EXPECT_TRUE(runner.Step(tokens, 1) == expected_steps[step]) << step;
+        ++step;
+      }
+      auto counters = model->engine->expert_counters();
+      ASSERT_TRUE(counters.ok()) << counters.status();
+      uint64_t host_misses = 0;
+      for (const ExpertCounters& layer : *counters) {
+        EXPECT_GT(layer.misses, 0u);
+        // What the GPU misses is looked for on the host.
+        EXPECT_EQ(layer.host_hits + layer.host_misses, layer.misses);
+        EXPECT_GT(layer.host_misses, 0u);
+        EXPECT_EQ(layer.host_bytes * layer.misses, layer.bytes * layer.host_misses);
+        host_misses += layer.host_misses;
+      }
+      EXPECT_GE(host_misses, last_misses);
+      last_misses = host_misses;
+    }
+  }
+}
+
+// A slot that was not filled is never believed to be, in recorded steps either.
+TEST_F(ForwardPassCudaTest, AnExpertThatCannotBeFetchedFailsTheStepAndItCanBeTriedAgain) {
+  const std::string path = Synthetic("tiny-qwen3moe", "Q4_K", 4);
+  auto resident = Load(path, {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+  ASSERT_NE(resident, nullptr);
+  auto model =
+      LoadFromTheNetwork(path, *resident, BankBytes(*resident) / 2, BankBytes(*resident) / 2);
+  ASSERT_NE(model, nullptr);
+  SequenceRunner expected(*resident), runner(*model);
+  const std::vector<int32_t> prompt = {1, 10, 45, 300, 7};
+  EXPECT_TRUE(runner.Step(prompt, 1) == expected.Step(prompt, 1));
+  int failed = 0;
+  for (int position = 5; position < 25; ++position) {
+    SCOPED_TRACE(position);
+    const int32_t token = (position * 37) % 400;
+    if (position % 2 == 0) {
+      StepBatch batch{
+          .tokens = {token}, .positions = {position}, .logit_rows = {0}, .logit_values = {false}};
+      batch.sequences.push_back({0, 1, position, {7, 6, 5, 4, 3, 2, 1, 0}});
+      model->source->SetReadError(absl::UnavailableError("the daemon is away"));
+      const absl::Status status =
+          model->forward->Run(batch, absl::InfiniteFuture(), [](int, const RowLogits&) {});
+      model->source->SetReadError(absl::OkStatus());
+      // It goes well if all experts are there.
+      if (!status.ok()) {
+        ++failed;
+        EXPECT_EQ(status, absl::UnavailableError("the daemon is away"));
+      }
+    }
+    EXPECT_TRUE(runner.Step({token}) == expected.Step({token}));
+  }
+  EXPECT_GT(failed, 3);
+}
+
+TEST_F(ForwardPassCudaTest, AHostCacheTooSmallSaysWhatWouldDo) {
+  const std::string path = Synthetic("tiny-qwen3moe", "Q4_K", 4);
+  auto resident = Load(path, {.activations = ActivationPrecision::kInt8});
+  ASSERT_NE(resident, nullptr);
+  const uint64_t least =
+      LeastHostExpertBytes(resident->tensors, resident->architecture->shape().experts.routing.used);
+  for (uint64_t host_cache : {least - 1, least}) {
+    auto model = RunningModel::Create(
+        path, {.mode = FileWeightSource::Mode::kStreamed,
+               .cuda = true,
+               .activations = ActivationPrecision::kInt8,
+               .resident_weights = OtherBytes(*resident) + BankBytes(*resident) / 2,
+               .host_cache = host_cache});
+    EXPECT_EQ(model.ok(), host_cache == least) << model.status();
+    if (model.ok()) continue;
+    EXPECT_EQ(model.status().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_NE(model.status().message().find(absl::StrCat("the smallest is ", least, " bytes")),
+              std::string::npos)
+        << model.status();
   }
 }
 

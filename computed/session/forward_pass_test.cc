@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "computed/placement/host_expert_plan.h"
 #include "tests/fixtures/golden_models.h"
 #include "tests/modelgen/synthetic_model.h"
 
@@ -129,6 +131,130 @@ TEST(ForwardPassTest, StreamedLayersGiveTheSameLogitsWithinTheBudget) {
 
 TEST(ForwardPassTest, StreamedExpertsGiveTheSameLogitsWithinTheBudget) {
   CheckStreamed("tiny-qwen3moe");
+}
+
+// Golden models whose experts come over the network, one by one: those of a token at a time, all of
+// them, and, in a step of many tokens, as whole banks.
+TEST(ForwardPassTest, CachedExpertsGiveTheSameLogits) {
+  std::vector<int32_t> more;
+  for (int i = 0; i < 70; ++i) more.push_back((7 + 31 * i) % 400);
+  int models = 0;
+  for (const GoldenModel& golden : GoldenModels()) {
+    if (golden.dense) continue;
+    SCOPED_TRACE(golden.model);
+    ++models;
+    auto shared =
+        Load(golden.model, {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+    ASSERT_NE(shared, nullptr);
+    const std::vector<int32_t> next = {8};
+    const auto steps = {golden.tokens, next, more, next, more, next};
+    SequenceRunner expected(*shared);
+    std::vector<std::vector<float>> expected_steps;
+    for (const auto& tokens : steps) expected_steps.push_back(expected.Step(tokens, 1));
+    const RoutingRule& routing = shared->architecture->shape().experts.routing;
+    for (const uint64_t host_cache :
+         {LeastHostExpertBytes(shared->tensors, routing.used), uint64_t{1} << 30}) {
+      SCOPED_TRACE(host_cache);
+      auto model = Load(golden.model, {.mode = FileWeightSource::Mode::kStreamed,
+                                       .activations = ActivationPrecision::kInt8,
+                                       .step_tokens = 128,
+                                       .host_cache = host_cache});
+      ASSERT_NE(model, nullptr);
+      const Placement& placement = model->engine->placement();
+      EXPECT_GT(placement.cached_bytes, 0u);
+      EXPECT_EQ(placement.streamed_bytes, 0u);
+      SequenceRunner runner(*model);
+      int step = 0;
+      for (const auto& tokens : steps) {
+        EXPECT_TRUE(runner.Step(tokens, 1) == expected_steps[step]) << step;
+        ++step;
+      }
+      const auto counters = model->engine->expert_counters();
+      ASSERT_TRUE(counters.ok()) << counters.status();
+      uint64_t bytes = 0, uses = 0;
+      for (const ExpertCounters& layer : *counters) {
+        EXPECT_GT(layer.host_misses, 0u);
+        bytes += layer.host_bytes;
+        for (const uint32_t count : layer.uses) uses += count;
+      }
+      size_t tokens = 0;
+      for (const auto& step_tokens : steps) tokens += step_tokens.size();
+      EXPECT_EQ(uses, tokens * routing.used * counters->size());
+      // Large enough, it has fetched each expert at most once.
+      if (host_cache == uint64_t{1} << 30) {
+        EXPECT_LE(bytes, placement.cached_bytes);
+      }
+    }
+  }
+  EXPECT_EQ(models, 7);
+}
+
+TEST(ForwardPassTest, AnExpertThatCannotBeFetchedFailsTheStepAndItCanBeTriedAgain) {
+  auto shared = Load("qwen3moe-kq.gguf", {});
+  ASSERT_NE(shared, nullptr);
+  auto model = Load("qwen3moe-kq.gguf",
+                    {.mode = FileWeightSource::Mode::kStreamed,
+                     .host_cache = LeastHostExpertBytes(
+                         shared->tensors, shared->architecture->shape().experts.routing.used)});
+  ASSERT_NE(model, nullptr);
+  SequenceRunner expected(*shared), runner(*model);
+  EXPECT_TRUE(runner.Step({1, 10, 45}) == expected.Step({1, 10, 45}));
+  int failed = 0;
+  for (int position = 3; position < 23; ++position) {
+    const int32_t token = (position * 37) % 400;
+    StepBatch batch{
+        .tokens = {token}, .positions = {position}, .logit_rows = {0}, .logit_values = {false}};
+    batch.sequences.push_back({0, 1, position, {7, 6, 5, 4, 3, 2, 1, 0}});
+    model->source->SetReadError(absl::UnavailableError("the daemon is away"));
+    const absl::Status status =
+        model->forward->Run(batch, absl::InfiniteFuture(), [](int, const RowLogits&) {});
+    model->source->SetReadError(absl::OkStatus());
+    // It goes well if all experts are those of the token before.
+    if (!status.ok()) {
+      ++failed;
+      EXPECT_EQ(status, absl::UnavailableError("the daemon is away"));
+    }
+    EXPECT_TRUE(runner.Step({token}) == expected.Step({token}));
+  }
+  EXPECT_GT(failed, 3);
+}
+
+TEST(ForwardPassTest, ExpertsGetWhatTheMemoryLeaves) {
+  const std::string path = ::testing::TempDir() + "/leaves.gguf";
+  auto plan = SyntheticModel::Plan(
+      {.preset = "tiny-qwen3moe", .quantization = "Q4_K", .overrides = {.layers = 9}});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ASSERT_TRUE(plan->Write(path, 1).ok());
+  const auto load = [&](uint64_t memory, uint64_t host_cache) {
+    return RunningModel::Create(path, {.mode = FileWeightSource::Mode::kStreamed,
+                                       .memory_budget = memory,
+                                       .host_cache = host_cache});
+  };
+  // By default if, and only if, the memory does not hold the model.
+  const uint64_t all = plan->Bytes().tensors;
+  uint64_t least = 0;
+  for (const uint64_t memory : {2 * all, all * 4 / 5}) {
+    auto model = load(memory, UINT64_MAX);
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ((*model)->engine->placement().cached_bytes > 0, memory < all);
+    uint64_t held = 0;
+    for (const MemoryItem& item : (*model)->engine->Memory()) {
+      if (item.purpose == "weights held by the worker" || item.purpose == "host cache of experts") {
+        held += item.bytes;
+      }
+    }
+    EXPECT_LE(held, memory + 64 * 200);
+    least = LeastHostExpertBytes((*model)->tensors,
+                                 (*model)->architecture->shape().experts.routing.used);
+  }
+  // What is asked for and cannot be had is refused.
+  const auto expect_refused = [&](uint64_t memory, uint64_t host_cache, const std::string& what) {
+    const absl::Status status = load(memory, host_cache).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_NE(status.message().find(what), std::string::npos) << status;
+  };
+  expect_refused(2 * all, least - 1, absl::StrCat("the smallest is ", least, " bytes"));
+  expect_refused(1000, least, "the smallest budget is");
 }
 
 TEST(ForwardPassTest, AFailedFetchFailsTheStepAndTheNextOneRuns) {

@@ -87,10 +87,12 @@ __global__ void __launch_bounds__(kResolveThreads)
       a.pool.owner[fill.slot] = a.first_owner + fill.expert;
       a.pool.last_use[fill.slot] = now;
       slot_of[fill.expert] = fill.slot;
+      if (a.fills.told_fills != nullptr) a.fills.told_fills[i] = fill;
     }
   }
   if (threadIdx.x == 0) {
     *a.fills.count = missing_count;
+    if (a.fills.told_count != nullptr) *a.fills.told_count = missing_count;
     *a.pool.clock = now;
     a.counts->hits += found_count;
     a.counts->misses += missing_count;
@@ -113,8 +115,13 @@ __global__ void __launch_bounds__(kFillThreads)
   if (static_cast<int>(blockIdx.y) >= *a.fills.count) return;
   const ExpertFill fill = a.fills.fills[blockIdx.y];
   const ExpertSource& source = a.sources[blockIdx.x / kFillBlocks];
-  const uint8_t* const from = source.data + fill.expert * source.bytes;
+  const uint8_t* from = source.data + fill.expert * source.bytes;
   const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
+  if (a.fills.entries != nullptr) {
+    const uint8_t* const entry = a.fills.entries[blockIdx.y];
+    if (entry == nullptr) return;
+    from = entry + source.offset + phase;
+  }
   const int64_t pieces = (phase + source.bytes + 15) / 16;
   const uint4* const pieces_from = reinterpret_cast<const uint4*>(from - phase);
   uint4* const to = reinterpret_cast<uint4*>(a.slots + fill.slot * a.slot_stride + source.offset);

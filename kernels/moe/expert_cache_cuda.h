@@ -1,5 +1,6 @@
 // A cache of experts in GPU memory that the GPU itself manages: the router's choice is turned into
-// slots and misses, and misses are gathered from mapped host memory, without the host's knowledge.
+// slots and misses, and misses are gathered from mapped host memory, without the host's knowledge;
+// or with its help, where it has to fetch them first.
 //
 // A pool is some slots of one size that a layer has for itself (or, where memory is short, that all
 // layers share one after the other). The experts that were not used for the longest time make room
@@ -42,6 +43,13 @@ struct ExpertFill {
 struct ExpertFills {
   ExpertFill* fills = nullptr;  // (as many as pairs of a call, or slots)
   int32_t* count = nullptr;
+
+  // Where the host fetches experts between the two: mapped memory in which ResolveExperts repeats
+  // fills and count for it, and where it answers with the address of each expert, in mapped memory
+  // laid out like a slot, or with null for one that it does not have. Otherwise all null.
+  ExpertFill* told_fills = nullptr;
+  int32_t* told_count = nullptr;
+  const uint8_t* const* entries = nullptr;  // (fills)
 };
 
 // Finds a slot for each expert of `chosen` in layer `layer` (of `experts` experts each). A slot
@@ -60,6 +68,8 @@ struct ExpertSource {
 
 // Copies the experts that ResolveExperts has found missing to their slots: a matrix begins at the
 // source's offset and has the address modulo 16 that it has in host memory. At most `most` fills.
+// With fills.entries, experts are taken from there, and of sources[i].data only the address modulo
+// 16 counts; slots of experts without an entry stay as they are.
 void FillSlots(const ExpertFills& fills, int most, const ExpertSource (&sources)[3], uint8_t* slots,
                int64_t slot_stride, cudaStream_t stream);
 

@@ -72,10 +72,12 @@ class Cache {
     for (int i = 0; i < 3; ++i) {
       sources[i] = {mapped_[i] + layer * experts_ * kBytes[i], kBytes[i], offsets_[i]};
     }
-    const ExpertFills fills{fills_.data(), count_.data()};
+    const ExpertFills fills = flipped_ != 0 ? told_.With(fills_.data(), count_.data())
+                                            : ExpertFills{fills_.data(), count_.data()};
     ResolveExperts(choice,
                    {slots_, owner_.data(), last_use_.data(), clock_.data(), slot_of_.data()}, layer,
                    experts_, fills, counts_.data() + layer, 100, nullptr);
+    if (flipped_ != 0) FetchTold(sources);
     if (check_bytes) {
       FillSlots(fills, std::min<int>(slots_, chosen.size()), sources, memory_->data(), stride_,
                 nullptr);
@@ -95,7 +97,8 @@ class Cache {
         const uint8_t* from = sources[i].data + expert * kBytes[i];
         const uint8_t* got =
             &bytes[slot * stride_ + offsets_[i]] + (reinterpret_cast<uintptr_t>(from) & 15);
-        EXPECT_TRUE(std::equal(from, from + kBytes[i], got)) << expert << " " << i;
+        const auto same = [this](uint8_t a, uint8_t b) { return a == (b ^ flipped_); };
+        EXPECT_TRUE(std::equal(from, from + kBytes[i], got, same)) << expert << " " << i;
       }
     }
     EXPECT_EQ(used.size(), std::set<int>(chosen.begin(), chosen.end()).size() -
@@ -106,8 +109,54 @@ class Cache {
     return count_.ToHost()[0];
   }
   std::vector<ExpertCounts> counts() const { return counts_.ToHost(); }
+  // From now on experts lie by themselves, where the host has put them, with all bits flipped.
+  void LetTheHostFetch() { flipped_ = 0xff; }
 
  private:
+  // What the device and the host tell each other.
+  struct Told {
+    Told() { CheckCuda(cudaHostAlloc(&memory, sizeof(Mapped), cudaHostAllocMapped)); }
+    ~Told() { cudaFreeHost(memory); }
+    struct Mapped {
+      ExpertFill fills[64];
+      int32_t count;
+      const uint8_t* entries[64];
+    };
+    Mapped& mapped() { return *static_cast<Mapped*>(memory); }
+    ExpertFills With(ExpertFill* fills, int32_t* count) {
+      void* device = nullptr;
+      CheckCuda(cudaHostGetDevicePointer(&device, memory, 0));
+      Mapped& on_device = *static_cast<Mapped*>(device);
+      return {fills, count, on_device.fills, &on_device.count, on_device.entries};
+    }
+    void* memory = nullptr;
+  };
+
+  // Gives each missing expert an entry.
+  void FetchTold(const ExpertSource (&sources)[3]) {
+    CheckCuda(cudaDeviceSynchronize());
+    EXPECT_EQ(told_.mapped().count, count_.ToHost()[0]);
+    const std::vector<ExpertFill> fills = fills_.ToHost();
+    for (int f = 0; f < told_.mapped().count; ++f) {
+      EXPECT_EQ(told_.mapped().fills[f].expert, fills[f].expert);
+      EXPECT_EQ(told_.mapped().fills[f].slot, fills[f].slot);
+      void* entry = nullptr;
+      CheckCuda(cudaHostAlloc(&entry, stride_, cudaHostAllocMapped));
+      entries_.emplace_back(static_cast<uint8_t*>(entry), cudaFreeHost);
+      for (int i = 0; i < 3; ++i) {
+        const uint8_t* from = sources[i].data + fills[f].expert * kBytes[i];
+        uint8_t* const to =
+            static_cast<uint8_t*>(entry) + offsets_[i] + (reinterpret_cast<uintptr_t>(from) & 15);
+        for (int64_t b = 0; b < kBytes[i]; ++b) to[b] = from[b] ^ flipped_;
+      }
+      CheckCuda(cudaHostGetDevicePointer(&entry, entry, 0));
+      told_.mapped().entries[f] = static_cast<const uint8_t*>(entry);
+    }
+  }
+
+  uint8_t flipped_ = 0;
+  Told told_;
+  std::vector<std::shared_ptr<uint8_t>> entries_;
   const int layers_, experts_, slots_;
   DeviceArray<int32_t> owner_, slot_of_;
   DeviceArray<unsigned long long> last_use_, clock_;
@@ -133,6 +182,15 @@ TEST_F(ExpertCacheCudaTest, FetchedExpertsAreWholeWhereverTheyLie) {
   EXPECT_EQ(counts[0].bytes, 800u);
   EXPECT_EQ(counts[1].misses, 8u);
   EXPECT_EQ(counts[1].hits, 0u);
+}
+
+TEST_F(ExpertCacheCudaTest, ExpertsAreTakenFromWhereTheHostHasPutThem) {
+  Cache cache(2, 9, 6);
+  cache.LetTheHostFetch();
+  EXPECT_EQ(cache.Use(0, {3, 8, -1, 3, 0}, true), 3);
+  EXPECT_EQ(cache.Use(0, {3, 8}, true), 0);
+  EXPECT_EQ(cache.Use(1, {7, 2, 3, 4, 5, 6}, true), 6);
+  EXPECT_EQ(cache.Use(0, {3, 1, 8}, true), 3);
 }
 
 // Against slots that the host keeps account of.

@@ -11,6 +11,10 @@ namespace gguf_offload {
 
 WeightMatrix ExpertMatrices::Of(int expert) const {
   WeightMatrix matrix = first;
+  if (each != nullptr) {
+    matrix.data = each[expert];
+    return matrix;
+  }
   matrix.data += expert * first.rows * quant::RowBytes(quant::FormatOf(first.type), first.cols);
   return matrix;
 }

@@ -20,10 +20,12 @@
 
 namespace gguf_offload {
 
-// One matrix of each expert, one after the other.
+// One matrix of each expert, one after the other; or anywhere.
 struct ExpertMatrices {
   WeightMatrix first;  // that of expert 0: (rows, cols)
   const float* bias;   // (experts, rows), or null
+  // (experts) Where the matrices are, of those that tokens go to; null: one after the other.
+  const uint8_t* const* each = nullptr;
 
   WeightMatrix Of(int expert) const;
   const float* BiasOf(int expert) const {

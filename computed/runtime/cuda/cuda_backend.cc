@@ -458,6 +458,7 @@ absl::Status CudaBackend::Synchronize() {
   if (status.ok() && !error_.empty()) {
     status = absl::InternalError(absl::StrCat("a step on the GPU: ", error_));
   }
+  if (expert_cache_ != nullptr) status.Update(expert_cache_->Settle(stream_));
   return status;
 }
 

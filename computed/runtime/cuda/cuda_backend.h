@@ -61,7 +61,7 @@ class CudaBackend : public Backend {
   void set_idle_work(std::function<void()> work) { idle_work_ = std::move(work); }
   // Counts the uses of experts and has those that weights call cached; needed for models with
   // experts, and must outlive the steps.
-  void set_expert_cache(const ExpertCache* cache) { expert_cache_ = cache; }
+  void set_expert_cache(ExpertCache* cache) { expert_cache_ = cache; }
   // Stretches, as they were on the compute stream; detail: the stretch.
   LaneClock& compute_clock() { return compute_clock_; }
 
@@ -141,7 +141,7 @@ class CudaBackend : public Backend {
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<cuda::MatMul> matmul_;
   std::unique_ptr<cuda::ExpertFeedForward> experts_;  // null if there are none
-  const ExpertCache* expert_cache_ = nullptr;
+  ExpertCache* expert_cache_ = nullptr;
   cuda::ChosenExperts chosen_;  // (max_rows, used); its rows are the last choice's
   std::vector<cuda::KvLayer> kv_layers_;
   uint64_t kv_bytes_ = 0;

@@ -45,10 +45,10 @@ uint64_t ExpertCache::StateBytes(int layers, int experts) {
   return StateLayout(layers, experts).bytes;
 }
 
-absl::StatusOr<std::unique_ptr<ExpertCache>> ExpertCache::Create(const ExpertCachePlan& plan,
-                                                                 int layers, int experts,
-                                                                 DeviceArena& arena) {
-  std::unique_ptr<ExpertCache> cache(new ExpertCache(plan, layers, experts));
+absl::StatusOr<std::unique_ptr<ExpertCache>> ExpertCache::Create(
+    const ExpertCachePlan& plan, int layers, int experts, std::unique_ptr<HostExpertFetch> host,
+    DeviceArena& arena) {
+  std::unique_ptr<ExpertCache> cache(new ExpertCache(plan, layers, experts, std::move(host)));
   if (absl::Status status = cache->Allocate(arena); !status.ok()) return status;
   return cache;
 }
@@ -63,10 +63,12 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
   counts_ = at(layout.counts, counts_);
   uses_ = at(layout.uses, uses_);
   fills_ = {at(layout.fills, fills_.fills), at(layout.fill_count, fills_.count)};
+  if (host_ != nullptr) host_->AddTo(fills_);
+  owners_ = *state + layout.slot_of;
+  owner_bytes_ = layout.fills - layout.slot_of;
   absl::Status status = CudaStatus(cudaMemset(*state, 0, layout.zero_bytes), "clearing counters");
   if (status.ok()) {
-    status = CudaStatus(cudaMemset(*state + layout.slot_of, 0xff, layout.fills - layout.slot_of),
-                        "emptying the cache of experts");
+    status = CudaStatus(cudaMemset(owners_, 0xff, owner_bytes_), "emptying the cache of experts");
   }
   if (!status.ok() || plan_.empty()) return status;
 
@@ -99,7 +101,8 @@ ExpertCache::~ExpertCache() {
 
 int ExpertCache::MostRows(int layer, int used) const {
   const int slots = layers_[layer].pool.slots;
-  return slots >= experts_ ? INT32_MAX : slots / used;
+  const int rows = slots >= experts_ ? INT32_MAX : slots / used;
+  return host_ == nullptr ? rows : std::min(rows, host_->plan().MostTokens(layer));
 }
 
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
@@ -116,6 +119,7 @@ void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weig
   }
   cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer, expert_bytes,
                        stream);
+  if (host_ != nullptr) host_->Launch(layer, stream);
   const int most = std::min({chosen.pairs(), l.pool.slots, experts_});
   cuda::FillSlots(fills_, most, sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes), stream);
 }
@@ -128,6 +132,13 @@ cuda::ExpertMatrices ExpertCache::InSlots(int layer, int matrix,
   matrices.slots = l.pool.slot_of + int64_t{l.row} * experts_;
   matrices.slot_stride = static_cast<int64_t>(l.plan->slot_bytes);
   return matrices;
+}
+
+absl::Status ExpertCache::Settle(cudaStream_t stream) {
+  if (host_ == nullptr) return absl::OkStatus();
+  absl::Status status = host_->TakeStatus();
+  if (!status.ok()) cudaMemsetAsync(owners_, 0xff, owner_bytes_, stream);
+  return status;
 }
 
 absl::StatusOr<std::vector<ExpertActivity>> ExpertCache::Read() {

@@ -1,5 +1,6 @@
 // Experts of a model that does not fit: slots in GPU memory, which kernels fill from the host's
-// pages when a token is routed to an expert that is not there (kernels/moe/expert_cache_cuda.h).
+// pages when a token is routed to an expert that is not there (kernels/moe/expert_cache_cuda.h),
+// or, where the weights come over the network, from a cache in the host's memory.
 #ifndef COMPUTED_RUNTIME_CUDA_EXPERT_CACHE_H_
 #define COMPUTED_RUNTIME_CUDA_EXPERT_CACHE_H_
 
@@ -7,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -15,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "computed/placement/device_placement.h"
 #include "computed/runtime/cuda/device_arena.h"
+#include "computed/runtime/cuda/host_expert_fetch.h"
 #include "computed/runtime/tensor.h"
 #include "kernels/moe/expert_cache_cuda.h"
 #include "kernels/moe/expert_matrices_cuda.h"
@@ -40,9 +43,11 @@ class ExpertCache {
   // Bytes of device memory, but for the slots: of `layers` layers with `experts` experts each.
   static uint64_t StateBytes(int layers, int experts);
 
-  // `plan` may be empty: then experts are only counted.
+  // `plan` may be empty: then experts are only counted. `host` is where experts come from; null:
+  // from the host's pages, where weights say.
   static absl::StatusOr<std::unique_ptr<ExpertCache>> Create(const ExpertCachePlan& plan,
                                                              int layers, int experts,
+                                                             std::unique_ptr<HostExpertFetch> host,
                                                              DeviceArena& arena);
   ~ExpertCache();
   ExpertCache(const ExpertCache&) = delete;
@@ -54,11 +59,15 @@ class ExpertCache {
   // The most rows whose experts find room at the same time.
   int MostRows(int layer, int used) const;
   // Brings the experts of `chosen` to slots; at most MostRows rows. The weights are in the host's
-  // pages.
+  // pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
              const Weight& down, cudaStream_t stream) const;
   // The same matrices, matrix 0 (gate), 1 (up) or 2 (down) of each expert, in the slots.
   cuda::ExpertMatrices InSlots(int layer, int matrix, cuda::ExpertMatrices matrices) const;
+  // What went wrong since the last call, in operations on `stream` that are all done. If something
+  // did, slots may not hold what they should: then the cache is emptied, for the operations that
+  // follow.
+  absl::Status Settle(cudaStream_t stream);
 
   // A layer at a time, while steps go on.
   absl::StatusOr<std::vector<ExpertActivity>> Read();
@@ -71,16 +80,20 @@ class ExpertCache {
     int row = 0;  // of the pool's slot_of
   };
 
-  ExpertCache(const ExpertCachePlan& plan, int layers, int experts)
-      : plan_(plan), experts_(experts), layers_(layers) {}
+  ExpertCache(const ExpertCachePlan& plan, int layers, int experts,
+              std::unique_ptr<HostExpertFetch> host)
+      : plan_(plan), experts_(experts), host_(std::move(host)), layers_(layers) {}
   absl::Status Allocate(DeviceArena& arena);
 
   const ExpertCachePlan plan_;
   const int experts_;
+  const std::unique_ptr<HostExpertFetch> host_;  // null: experts come from the host's pages
   std::vector<Layer> layers_;
   cuda::ExpertFills fills_;
   cuda::ExpertCounts* counts_ = nullptr;  // (layers)
   uint32_t* uses_ = nullptr;              // (layers, experts)
+  uint8_t* owners_ = nullptr;             // who has which slot: all bits set where nobody has
+  uint64_t owner_bytes_ = 0;
 
   absl::Mutex mutex_;
   cudaStream_t reading_ ABSL_GUARDED_BY(mutex_) = nullptr;
