@@ -22,22 +22,30 @@ std::string HitRate(uint64_t hits, uint64_t misses) {
 }
 
 void PrintExperts(const v1::GetExpertActivityResponse& activity) {
-  uint64_t hits = 0, misses = 0, bytes = 0;
-  Table table({">LAYER", ">EXPERTS", ">SLOTS", ">HITS", ">FETCHED", "USE"});
+  uint64_t hits = 0, misses = 0, bytes = 0, predicted = 0, used = 0, predicted_bytes = 0;
+  Table table({">LAYER", ">EXPERTS", ">SLOTS", ">HITS", ">FETCHED", ">PREDICTED", "USE"});
   for (const v1::ExpertLayer& layer : activity.layers()) {
     hits += layer.hits();
     misses += layer.misses();
     bytes += layer.bytes_fetched();
+    predicted += layer.predicted();
+    used += layer.predicted_used();
+    predicted_bytes += layer.predicted_bytes();
     const bool cached = layer.slots() > 0;
     table.Add({absl::StrCat(layer.layer()), absl::StrCat(layer.experts()),
                cached ? absl::StrCat(layer.slots()) : "-", HitRate(layer.hits(), layer.misses()),
                cached ? HumanBytes(layer.bytes_fetched()) : "-",
+               HitRate(layer.predicted_used(), layer.predicted() - layer.predicted_used()),
                ShadesOf({layer.uses().begin(), layer.uses().end()}, kColumns)});
   }
   Print(table.ToString());
   if (hits + misses > 0) {
     Print(absl::StrFormat("hits %s of %d, fetched %s\n", HitRate(hits, misses), hits + misses,
                           HumanBytes(bytes)));
+  }
+  if (predicted > 0) {
+    Print(absl::StrFormat("predicted %d, of which %s were wanted, fetched %s early\n", predicted,
+                          HitRate(used, predicted - used), HumanBytes(predicted_bytes)));
   }
 }
 

@@ -104,6 +104,11 @@ absl::Status CudaEngine::Start() {
     if (status = MakePlan(/*cache_experts=*/false); !status.ok()) return status;
   }
 
+  if (!plan_.no_prediction.empty()) {
+    notes_.push_back(absl::StrCat("experts are not predicted because ", plan_.no_prediction));
+    Log(LogLevel::kWarning, notes_.back());
+  }
+
   absl::StatusOr<std::unique_ptr<DeviceArena>> arena = DeviceArena::Create(plan_.arena_bytes);
   if (!arena.ok()) return arena.status();
   arena_ = *std::move(arena);
@@ -259,6 +264,9 @@ absl::StatusOr<std::vector<ExpertCounters>> CudaEngine::expert_counters() {
                         .hits = layer.hits,
                         .misses = layer.misses,
                         .bytes = layer.bytes,
+                        .early = layer.early,
+                        .early_used = layer.early_used,
+                        .early_bytes = layer.early_bytes,
                         .uses = std::move(layer.uses)});
   }
   return counters;
@@ -316,7 +324,7 @@ std::optional<LinkCounters> CudaEngine::link_counters() const {
     // What kernels fetch crosses the link, too.
     absl::StatusOr<std::vector<ExpertActivity>> layers = expert_cache_->Read();
     if (layers.ok()) {
-      for (const ExpertActivity& layer : *layers) counters.bytes += layer.bytes;
+      for (const ExpertActivity& layer : *layers) counters.bytes += layer.bytes + layer.early_bytes;
     }
   }
   return counters;

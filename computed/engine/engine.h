@@ -54,6 +54,9 @@ struct EngineOptions {
   uint64_t resident_weights = UINT64_MAX;
   // CUDA: at most so many bytes for the cache of experts of a model that does not fit.
   uint64_t expert_cache = UINT64_MAX;
+  // CUDA: at most so many bytes of experts are fetched into that cache before a layer's router has
+  // asked for them, a layer and step; 0: none are.
+  uint64_t predict_experts = 0;
   Transport transport = Transport::kAuto;
 };
 
@@ -92,6 +95,9 @@ struct ExpertCounters {
   uint64_t hits = 0;           // experts that a step found in the cache
   uint64_t misses = 0;         // experts that it had to fetch
   uint64_t bytes = 0;          // that it fetched
+  uint64_t early = 0;          // experts that were fetched because they were predicted
+  uint64_t early_used = 0;     // of these, those that the step then wanted; they are hits, too
+  uint64_t early_bytes = 0;    // fetched for them, not in `bytes`
   std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
 };
 

@@ -123,11 +123,14 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   for (auto* family : {&bytes, &busy, &idle}) out.push_back(std::move(*family));
   out.push_back(Counter("gguf_offload_computed_ring_stalls_total",
                         "Times that computing waited for weights.", stalls));
-  uint64_t hits = 0, misses = 0;
+  uint64_t hits = 0, misses = 0, early = 0, early_used = 0, early_bytes = 0;
   if (const auto layers = engine.expert_counters(); layers.ok()) {
     for (const ExpertCounters& layer : *layers) {
       hits += layer.hits;
       misses += layer.misses;
+      early += layer.early;
+      early_used += layer.early_used;
+      early_bytes += layer.early_bytes;
     }
   }
   out.push_back(Counter("gguf_offload_computed_expert_hits_total",
@@ -135,6 +138,15 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
                         static_cast<double>(hits)));
   out.push_back(Counter("gguf_offload_computed_expert_misses_total",
                         "Experts that had to be brought first.", static_cast<double>(misses)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_total",
+                        "Experts that were brought before it was known that they are needed.",
+                        static_cast<double>(early)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_used_total",
+                        "Of these, those that the same step needed.",
+                        static_cast<double>(early_used)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_bytes_total",
+                        "Bytes of experts that were brought early.",
+                        static_cast<double>(early_bytes)));
 }
 
 void CollectSource(const WeightSource* source, const SourceCounters& counters,

@@ -356,8 +356,6 @@ class Planner {
 }  // namespace
 
 bool ExpertCachePlan::TakesStepOf(int tokens) const {
-  // Beyond, about all experts are needed, and whole banks come faster than single experts.
-  constexpr int kMostTokens = 64;
   if (empty() || tokens > kMostTokens) return false;
   const int wanted = std::min(tokens * used, experts);
   // With fewer slots than a step wants, it fetches some of them more than once.

@@ -49,6 +49,9 @@ struct ExpertCachePlan {
   int used = 0;
   uint64_t slot_memory = 0;
 
+  // More tokens need about all experts, and whole banks come faster than single ones.
+  static constexpr int kMostTokens = 64;
+
   bool empty() const { return layers.empty(); }
   // Whether a step of so many tokens goes through the cache, rather than through the ring.
   bool TakesStepOf(int tokens) const;

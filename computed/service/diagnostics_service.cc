@@ -130,6 +130,9 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetExpertActivity(
     out.set_hits(layer.hits);
     out.set_misses(layer.misses);
     out.set_bytes_fetched(layer.bytes);
+    out.set_predicted(layer.early);
+    out.set_predicted_used(layer.early_used);
+    out.set_predicted_bytes(layer.early_bytes);
     out.mutable_uses()->Add(layer.uses.begin(), layer.uses.end());
   }
   return Finish(context);
