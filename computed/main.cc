@@ -63,6 +63,9 @@ ABSL_FLAG(
     std::string, expert_cache, "",
     "At most so many bytes of experts stay in GPU memory, in a cache of those that tokens were "
     "routed to last; default: all of them, or what all else leaves");
+ABSL_FLAG(std::string, predict_experts, "",
+          "At most so many bytes of experts, a layer and step, are fetched into that cache before "
+          "the layer's router has asked for them; default: none");
 ABSL_FLAG(
     std::string, transport, "auto",
     "How weights get to the GPU: auto, registered (DMA from the mapped files), staged (through "
@@ -149,7 +152,8 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
       {FLAGS_gpu_memory, engine.gpu_memory},
       {FLAGS_resident_weights, engine.resident_weights},
       {FLAGS_expert_cache, engine.expert_cache},
-      {FLAGS_host_cache, engine.host_cache}};
+      {FLAGS_host_cache, engine.host_cache},
+      {FLAGS_predict_experts, engine.predict_experts}};
   for (const auto& [flag, bytes] : sizes) {
     const std::string text = absl::GetFlag(flag);
     if (text.empty()) continue;
@@ -163,10 +167,10 @@ absl::StatusOr<WorkerOptions> OptionsFromFlags() {
   options.attach_timeout = absl::GetFlag(FLAGS_attach_timeout);
   options.flags = ServerFlagValues();
   for (const char* name :
-       {"weights", "model", "listen", "backend", "activations", "threads", "context_tokens",
-        "kv_tokens", "step_tokens", "max_sequences", "max_waiting", "host_memory", "gpu_memory",
-        "resident_weights", "expert_cache", "host_cache", "transport", "attach_timeout",
-        "tls_server_name"}) {
+       {"weights",     "model",           "listen",     "backend",          "activations",
+        "threads",     "context_tokens",  "kv_tokens",  "step_tokens",      "max_sequences",
+        "max_waiting", "host_memory",     "gpu_memory", "resident_weights", "expert_cache",
+        "host_cache",  "predict_experts", "transport",  "attach_timeout",   "tls_server_name"}) {
     options.flags[absl::StrReplaceAll(name, {{"_", "-"}})] =
         absl::FindCommandLineFlag(name)->CurrentValue();
   }

@@ -31,7 +31,7 @@ programs=(//weightd //computed //computed/cli:offloadctl)
 tests=()
 stubs=()
 if [ -n "$with_tests" ]; then
-  programs+=(//tests/modelgen //tests/bench/offload:offload_bench)
+  programs+=(//tests/modelgen //tests/bench/offload:offload_bench //tests/bench:prediction_bench)
   mapfile -t tests < <(
     bazel query --noshow_progress 'attr(tags, "\bgpu\b", //...)' 2>/dev/null)
   stubs=(//tests/clients/python:stubs //tests/e2e:standard_services)

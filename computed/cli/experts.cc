@@ -39,12 +39,17 @@ struct Sums {
 // Those of a cache in the host's memory are shown where there is one that has been used.
 void PrintExperts(const v1::GetExpertActivityResponse& activity) {
   Sums gpu, host;
+  uint64_t predicted = 0, used = 0, predicted_bytes = 0;
   for (const v1::ExpertLayer& layer : activity.layers()) {
     gpu.Add(layer.hits(), layer.misses(), layer.bytes_fetched());
     host.Add(layer.host_hits(), layer.host_misses(), layer.host_bytes_fetched());
+    predicted += layer.predicted();
+    used += layer.predicted_used();
+    predicted_bytes += layer.predicted_bytes();
   }
   std::vector<absl::string_view> columns = {">LAYER", ">EXPERTS", ">SLOTS", ">HITS", ">FETCHED"};
   if (!host.empty()) columns.insert(columns.end(), {">HOST HITS", ">RECEIVED"});
+  if (predicted > 0) columns.push_back(">PREDICTED");
   columns.push_back("USE");
   Table table(columns);
   for (const v1::ExpertLayer& layer : activity.layers()) {
@@ -57,12 +62,19 @@ void PrintExperts(const v1::GetExpertActivityResponse& activity) {
       row.push_back(HitRate(layer.host_hits(), layer.host_misses()));
       row.push_back(HumanBytes(layer.host_bytes_fetched()));
     }
+    if (predicted > 0) {
+      row.push_back(HitRate(layer.predicted_used(), layer.predicted() - layer.predicted_used()));
+    }
     row.push_back(ShadesOf({layer.uses().begin(), layer.uses().end()}, kColumns));
     table.Add(row);
   }
   Print(table.ToString());
   if (!gpu.empty()) Print(gpu.ToString() + "\n");
   if (!host.empty()) Print("in the host's memory: " + host.ToString() + "\n");
+  if (predicted > 0) {
+    Print(absl::StrFormat("predicted %d, of which %s were wanted, fetched %s early\n", predicted,
+                          HitRate(used, predicted - used), HumanBytes(predicted_bytes)));
+  }
 }
 
 absl::Status RunExperts(const Arguments& arguments) {

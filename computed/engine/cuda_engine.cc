@@ -103,6 +103,11 @@ absl::Status CudaEngine::Start() {
   if (absl::Status status = CreateTransport(); !status.ok()) return status;
   if (absl::Status status = PrepareExperts(); !status.ok()) return status;
 
+  if (!plan_.no_prediction.empty()) {
+    notes_.push_back(absl::StrCat("experts are not predicted because ", plan_.no_prediction));
+    Log(LogLevel::kWarning, notes_.back());
+  }
+
   absl::StatusOr<std::unique_ptr<DeviceArena>> arena = DeviceArena::Create(plan_.arena_bytes);
   if (!arena.ok()) return arena.status();
   arena_ = *std::move(arena);
@@ -295,6 +300,9 @@ absl::StatusOr<std::vector<ExpertCounters>> CudaEngine::expert_counters() {
                         .hits = layer.hits,
                         .misses = layer.misses,
                         .bytes = layer.bytes,
+                        .early = layer.early,
+                        .early_used = layer.early_used,
+                        .early_bytes = layer.early_bytes,
                         .host_hits = host[layer.layer].hits,
                         .host_misses = host[layer.layer].misses,
                         .host_bytes = host[layer.layer].bytes,
@@ -358,7 +366,7 @@ std::optional<LinkCounters> CudaEngine::link_counters() const {
     // What kernels fetch crosses the link, too.
     absl::StatusOr<std::vector<ExpertActivity>> layers = expert_cache_->Read();
     if (layers.ok()) {
-      for (const ExpertActivity& layer : *layers) counters.bytes += layer.bytes;
+      for (const ExpertActivity& layer : *layers) counters.bytes += layer.bytes + layer.early_bytes;
     }
   }
   return counters;

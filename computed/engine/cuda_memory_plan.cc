@@ -120,6 +120,7 @@ CudaBackendConfig ConfigureBackend(const TransformerShape& shape, const ModelTen
         std::min(largest, budget / 16), least, std::max<uint64_t>(least, uint64_t{64} << 20));
   }
   config.experts = ConfigureExperts(shape, config, budget, smallest);
+  if (shape.has_experts()) config.predict_experts = options.predict_experts;
   return config;
 }
 
@@ -169,6 +170,22 @@ absl::Status TooSmall(std::vector<MemoryItem> items, uint64_t least_weights,
       absl::StrFormat("\n  %-28s %10.1f MiB", "smallest budget", needed / 1048576.0)));
 }
 
+// Why experts cannot be predicted; empty if they can.
+std::string WhyNoPrediction(const ExpertCachePlan& cache, bool from_network, uint64_t most_bytes) {
+  if (cache.empty()) return "they are not cached";
+  if (from_network) return "they come over the network";
+  // One layer's guess would take what another layer is computing with.
+  if (cache.shared) return "all layers share the same slots of their cache";
+  uint64_t smallest = UINT64_MAX;
+  for (const ExpertCachePlan::Layer& layer : cache.layers) {
+    uint64_t bytes = 0;
+    for (uint64_t matrix : layer.matrix_bytes) bytes += matrix;
+    smallest = std::min(smallest, bytes);
+  }
+  if (most_bytes >= smallest) return "";
+  return absl::StrCat("--predict-experts is less than the ", smallest, " bytes of one");
+}
+
 }  // namespace
 
 absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
@@ -212,6 +229,12 @@ absl::StatusOr<CudaMemoryPlan> PlanCudaMemory(
         {cache.shared ? absl::StrCat("experts: ", cache.layers[0].slots, " slots for all layers")
                       : absl::StrCat("experts: ", cache.layers[0].slots, " slots a layer"),
          DeviceArena::Rounded(cache.slot_memory)});
+  }
+  if (options.predict_experts > 0) {
+    plan.no_prediction =
+        WhyNoPrediction(plan.weights.expert_cache,
+                        /*from_network=*/!shared_embedding, options.predict_experts);
+    if (!plan.no_prediction.empty()) plan.backend.predict_experts = 0;
   }
   plan.items.push_back({"vectors and resident weights", plan.weights.resident_memory});
   plan.items.push_back({absl::StrCat("ring of ", plan.weights.summary.ring_slots, " slots"),

@@ -3,6 +3,7 @@
 #define COMPUTED_ENGINE_CUDA_MEMORY_PLAN_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,6 +20,7 @@ struct CudaMemoryPlan {
   DevicePlacement weights;
   std::vector<MemoryItem> items;  // everything that counts against the budget
   uint64_t arena_bytes = 0;       // what of it is allocated in one piece
+  std::string no_prediction;      // why experts are not predicted although that was asked for
 };
 
 struct CudaBudget {

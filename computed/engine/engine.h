@@ -58,6 +58,9 @@ struct EngineOptions {
   // host's memory hold single experts, those used last; 0: none, experts come as whole layers. By
   // default on the CPU what host_memory leaves, on a GPU a quarter of what is available.
   uint64_t host_cache = UINT64_MAX;
+  // CUDA: at most so many bytes of experts are fetched into that cache before a layer's router has
+  // asked for them, a layer and step; 0: none are.
+  uint64_t predict_experts = 0;
   Transport transport = Transport::kAuto;
 };
 
@@ -93,9 +96,12 @@ struct ExpertCounters {
   int layer = 0;
   int slots = 0;  // of the cache; 0: all experts are resident or streamed
   uint64_t slot_bytes = 0;
-  uint64_t hits = 0;    // experts that a step found in the cache
-  uint64_t misses = 0;  // experts that it had to fetch
-  uint64_t bytes = 0;   // that it fetched
+  uint64_t hits = 0;         // experts that a step found in the cache
+  uint64_t misses = 0;       // experts that it had to fetch
+  uint64_t bytes = 0;        // that it fetched
+  uint64_t early = 0;        // experts that were fetched because they were predicted
+  uint64_t early_used = 0;   // of these, those that the step then wanted; they are hits, too
+  uint64_t early_bytes = 0;  // fetched for them, not in `bytes`
   // Of the cache in the host's memory: experts that were wanted and found there, those that had to
   // come over the network, and bytes of these.
   uint64_t host_hits = 0;

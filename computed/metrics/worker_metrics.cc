@@ -127,7 +127,8 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
 }
 
 void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
-  uint64_t hits = 0, misses = 0, host_hits = 0, host_misses = 0, host_bytes = 0;
+  uint64_t hits = 0, misses = 0, host_hits = 0, host_misses = 0, host_bytes = 0, early = 0,
+           early_used = 0, early_bytes = 0;
   if (const auto layers = engine.expert_counters(); layers.ok()) {
     for (const ExpertCounters& layer : *layers) {
       hits += layer.hits;
@@ -135,6 +136,9 @@ void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) 
       host_hits += layer.host_hits;
       host_misses += layer.host_misses;
       host_bytes += layer.host_bytes;
+      early += layer.early;
+      early_used += layer.early_used;
+      early_bytes += layer.early_bytes;
     }
   }
   out.push_back(Counter("gguf_offload_computed_expert_hits_total",
@@ -151,6 +155,15 @@ void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) 
   out.push_back(Counter("gguf_offload_computed_host_expert_bytes_total",
                         "Bytes of experts that were fetched into the host's cache.",
                         static_cast<double>(host_bytes)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_total",
+                        "Experts that were brought before it was known that they are needed.",
+                        static_cast<double>(early)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_used_total",
+                        "Of these, those that the same step needed.",
+                        static_cast<double>(early_used)));
+  out.push_back(Counter("gguf_offload_computed_expert_predicted_bytes_total",
+                        "Bytes of experts that were brought early.",
+                        static_cast<double>(early_bytes)));
 }
 
 void CollectSource(const WeightSource* source, const SourceCounters& counters,

@@ -154,6 +154,7 @@ TEST_F(WorkerMetricsTest, CountsRequestsTokensAndSteps) {
   EXPECT_GT(values["memory_bytes kv cache"], 0);
   EXPECT_GT(values["weight_bytes shared"], 0);
   EXPECT_EQ(values["expert_misses_total"], 0);
+  EXPECT_EQ(values["expert_predicted_total"], 0);
   EXPECT_EQ(values["weights_attached"], 1);
 }
 

@@ -95,6 +95,7 @@ absl::Status ReadExpertShape(const v1::Manifest& manifest, const ExpertTraits& t
   absl::StatusOr<RoutingRule> routing = ReadRouting(metadata, traits);
   if (!routing.ok()) return Named(manifest, routing.status());
   experts.routing = *routing;
+  experts.norm = traits.norm;
   // Files without it say by "feed_forward_length" how wide all chosen experts are together.
   READ_OR_RETURN(experts.feed_forward,
                  metadata.IntegerOr("expert_feed_forward_length",
@@ -157,6 +158,19 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
   if (shape.experts.shared_feed_forward > 0) {
     AddSharedExpert(backend, shape, traits, weights, step);
   }
+}
+
+void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights) {
+  if (!weights[kRouter]) return;
+  backend.PredictExperts({.norm = weights[shape.experts.norm],
+                          .epsilon = shape.norm_epsilon,
+                          .router = weights[kRouter],
+                          .router_bias = weights[kRouterBias],
+                          .selection_bias = weights[kExpertSelectionBias],
+                          .rule = shape.experts.routing,
+                          .gate = weights[kExpertGate],
+                          .up = weights[kExpertUp],
+                          .down = weights[kExpertDown]});
 }
 
 }  // namespace gguf_offload

@@ -45,6 +45,10 @@ void AppendExpertTensors(const TransformerShape& shape, const ExpertTraits& trai
 void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const ExpertTraits& traits,
                        const LayerWeights& weights, const StepActivations& step);
 
+// Tells the backend how the layer of `weights` chooses its experts, before the layer ahead of it
+// runs (Backend::PredictExperts). Nothing for a layer that has no experts.
+void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights);
+
 }  // namespace gguf_offload
 
 #endif  // COMPUTED_MODEL_EXPERT_BLOCKS_H_

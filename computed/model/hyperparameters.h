@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "computed/model/tensor_names.h"
 #include "gguf_offload/v1/model.pb.h"
 #include "kernels/moe/routing.h"
 #include "kernels/ops/rope.h"
@@ -51,6 +52,7 @@ struct ExpertShape {
   int64_t feed_forward = 0;         // width of an expert
   int64_t shared_feed_forward = 0;  // width of all shared experts together; 0: none
   int dense_layers = 0;             // the first so many layers have a dense feed-forward
+  TensorId norm = kFfnNorm;         // before the feed-forward
 };
 
 // The widths of multi-head latent attention; kv_rank is 0 if a model has another kind. See

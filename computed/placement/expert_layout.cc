@@ -36,9 +36,7 @@ ExpertLayout LayOutExpert(const std::vector<ModelTensor>& group) {
 }
 
 bool FetchesSingleExperts(int tokens, int used, int experts, int slots) {
-  // Beyond, about all experts are needed, and whole banks come faster than single experts.
-  constexpr int kMostTokens = 64;
-  if (tokens > kMostTokens) return false;
+  if (tokens > kMostSingleExpertTokens) return false;
   // With fewer slots than a step wants, it fetches some experts more than once.
   return tokens * used <= experts || std::min(tokens * used, experts) <= slots;
 }

@@ -23,6 +23,9 @@ int ExpertMatrixOf(const ModelTensor& tensor);
 // The experts of the layer that consists of the tensors of `group`.
 ExpertLayout LayOutExpert(const std::vector<ModelTensor>& group);
 
+// Steps of more tokens need about all experts, and whole banks come faster than single ones.
+inline constexpr int kMostSingleExpertTokens = 64;
+
 // Whether a step of so many tokens, each of which goes to `used` of `experts` experts, fetches
 // single experts into a cache that holds `slots` of each layer's, rather than whole banks.
 bool FetchesSingleExperts(int tokens, int used, int experts, int slots);

@@ -74,6 +74,19 @@ struct ExpertBank {
   ExpertActivation activation = ExpertActivation::kSwiGlu;
 };
 
+// A layer's way from the residual stream to its experts.
+struct ExpertRoute {
+  const Weight& norm;            // (embedding)
+  float epsilon = 0;             // of the norm
+  const Weight& router;          // (experts, embedding)
+  const Weight& router_bias;     // (experts); may be absent like the next one
+  const Weight& selection_bias;  // (experts), see ChooseExperts
+  const RoutingRule& rule;
+  const Weight& gate;  // like those of an ExpertBank
+  const Weight& up;
+  const Weight& down;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -98,8 +111,8 @@ class Backend {
   // until the step is over.
   virtual void BeginStep(const StepBatch& batch) = 0;
   // Runs a stretch of the step: `operations` calls the operations below. Stretch `index` must call
-  // the same operations on the same memory in all steps of the same shape, and follow the same ones,
-  // so that a backend can record it once and replay it.
+  // the same operations on the same memory in all steps of the same shape, and follow the same
+  // ones, so that a backend can record it once and replay it.
   virtual void Run(int index, absl::FunctionRef<void()> operations) = 0;
 
   // out[i] = table[token of row i]
@@ -140,6 +153,10 @@ class Backend {
   // AddExperts finds it, until the next call.
   virtual void ChooseExperts(Matrix logits, const Weight& selection_bias,
                              const RoutingRule& rule) = 0;
+  // Says how the layer behind the one that follows chooses its experts, so that the backend may
+  // guess them from what that one adds its experts to, and begin to fetch them. A hint, without
+  // influence on results; the weights must stay where they are until the stretch has run.
+  virtual void PredictExperts(const ExpertRoute& route) {}
   // residual += sum over the experts chosen for each row of weight * expert(x)
   virtual void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) = 0;
   // residual += sigmoid(gate) * x, with one gate a row: (rows, 1)

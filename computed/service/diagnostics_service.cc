@@ -133,6 +133,9 @@ grpc::ServerUnaryReactor* WorkerDiagnosticsService::GetExpertActivity(
     out.set_host_hits(layer.host_hits);
     out.set_host_misses(layer.host_misses);
     out.set_host_bytes_fetched(layer.host_bytes);
+    out.set_predicted(layer.early);
+    out.set_predicted_used(layer.early_used);
+    out.set_predicted_bytes(layer.early_bytes);
     out.mutable_uses()->Add(layer.uses.begin(), layer.uses.end());
   }
   return Finish(context);

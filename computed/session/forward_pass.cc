@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "computed/model/expert_blocks.h"
+
 namespace gguf_offload {
 namespace {
 
@@ -131,6 +133,11 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
     }
     backend_.Run(stretch.index, [&] {
       for (int part = stretch.first; part < stretch.end; ++part) {
+        // The next layer's weights are at hand where layers run in one stretch.
+        const int next = part + 1;
+        if (part > 0 && next < stretch.end && next <= architecture_.shape().layers) {
+          PredictExperts(backend_, architecture_.shape(), *weights_[next]);
+        }
         RunPart(part, *weights_[part], batch, step);
       }
     });

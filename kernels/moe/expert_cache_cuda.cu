@@ -34,11 +34,11 @@ __global__ void __launch_bounds__(kResolveThreads)
   __shared__ uint8_t marks[kMaxExperts];
   __shared__ int32_t missing[kMaxExpertSlots];  // experts, in their order
   __shared__ unsigned long long last_use[kMaxExpertSlots];
-  __shared__ int found_count, missing_count;
+  __shared__ int found_count, missing_count, early_count;
   const unsigned long long now = *a.pool.clock + 1;
   int32_t* const slot_of = a.pool.slot_of + a.first_owner;
   for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) marks[i] = kNotWanted;
-  if (threadIdx.x == 0) found_count = missing_count = 0;
+  if (threadIdx.x == 0) found_count = missing_count = early_count = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < a.pairs; i += kResolveThreads) {
     if (a.chosen[i] >= 0) marks[a.chosen[i]] = kFound;
@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kResolveThreads)
     if (slot >= 0) {
       a.pool.last_use[slot] = now;
       atomicAdd(&found_count, 1);
+      if (a.pool.early_for != nullptr && a.pool.early_for[slot] == now) atomicAdd(&early_count, 1);
     } else {
       marks[expert] = kMissing;
       atomicAdd(&missing_count, 1);
@@ -97,6 +98,7 @@ __global__ void __launch_bounds__(kResolveThreads)
     a.counts->hits += found_count;
     a.counts->misses += missing_count;
     a.counts->bytes += missing_count * a.expert_bytes;
+    a.counts->early_used += early_count;
   }
 }
 

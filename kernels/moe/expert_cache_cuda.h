@@ -22,6 +22,10 @@ struct ExpertCounts {
   unsigned long long hits = 0;    // experts that a call found in their slots
   unsigned long long misses = 0;  // experts that had to be fetched
   unsigned long long bytes = 0;   // that were fetched
+  // Of expert_prediction_cuda.h.
+  unsigned long long early = 0;       // experts that were fetched before a call asked for them
+  unsigned long long early_used = 0;  // of these, those that the next call found
+  unsigned long long early_bytes = 0;
 };
 
 // Device memory, zero at first but for slot_of and owner, which are -1.
@@ -31,6 +35,8 @@ struct ExpertPool {
   unsigned long long* last_use = nullptr;  // (slots) the clock's time
   unsigned long long* clock = nullptr;     // goes on with each call
   int32_t* slot_of = nullptr;              // (all layers, experts) of the pool, or -1
+  // (slots) the time of the call that the slot's expert was fetched early for; null: none ever is
+  unsigned long long* early_for = nullptr;
 };
 
 // An expert to be fetched.

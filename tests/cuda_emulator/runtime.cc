@@ -51,6 +51,31 @@ struct Recording {
   }
 };
 
+// What was captured: the work of a stream, and of those that waited for its events (lanes).
+struct Graph {
+  struct Node {
+    int lane = 0;
+    std::function<void()> work;
+    int records = -1;  // the recording that this finishes
+    int waits = -1;    // the recording that this waits for
+  };
+  std::vector<Node> nodes;
+  int lanes = 0;
+  int recordings = 0;
+
+  // Whether what other lanes have done is waited for by the first, directly or not.
+  bool Joined() const {
+    std::vector<bool> joined(lanes, false), awaited(recordings, false);
+    joined[0] = true;
+    for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
+      if (node->records >= 0 && awaited[node->records]) joined[node->lane] = true;
+      if (!joined[node->lane] && node->records < 0) return false;
+      if (joined[node->lane] && node->waits >= 0) awaited[node->waits] = true;
+    }
+    return true;
+  }
+};
+
 class Stream {
  public:
   explicit Stream(bool blocking) : blocking_(blocking), thread_([this] { Loop(); }) {}
@@ -65,7 +90,7 @@ class Stream {
 
   void Put(std::function<void()> work) {
     if (captured_ != nullptr) {
-      captured_->push_back(std::move(work));
+      captured_->nodes.push_back({.lane = lane_, .work = std::move(work)});
       return;
     }
     std::lock_guard lock(mutex_);
@@ -77,9 +102,15 @@ class Stream {
     Put([recording] { recording->Finish(); });
     recording->Wait();
   }
-  void BeginCapture() { captured_ = std::make_unique<std::vector<std::function<void()>>>(); }
-  std::unique_ptr<std::vector<std::function<void()>>> EndCapture() { return std::move(captured_); }
+  // Begins to take part in a capture, and ends it.
+  void Capture(std::shared_ptr<Graph> graph) {
+    lane_ = graph->lanes++;
+    captured_ = std::move(graph);
+  }
+  std::shared_ptr<Graph> EndCapture() { return std::move(captured_); }
+  const std::shared_ptr<Graph>& captured() const { return captured_; }
   bool capturing() const { return captured_ != nullptr; }
+  int lane() const { return lane_; }
   // Work on the default stream waits for it.
   bool blocking() const { return blocking_; }
 
@@ -102,7 +133,8 @@ class Stream {
   std::condition_variable changed_;
   std::deque<std::function<void()>> queue_;
   bool stopping_ = false;
-  std::unique_ptr<std::vector<std::function<void()>>> captured_;  // of the capturing thread
+  std::shared_ptr<Graph> captured_;  // of the capturing thread
+  int lane_ = 0;
   std::thread thread_;
 };
 
@@ -125,6 +157,9 @@ void SynchronizeAll(bool non_blocking_too) {
 struct Event {
   std::mutex mutex;
   std::shared_ptr<Recording> last;
+  // Where it was last recorded in a capture, if it was; of the capturing thread.
+  std::weak_ptr<Graph> graph;
+  int recording = -1;
 
   std::shared_ptr<Recording> Last() {
     std::lock_guard lock(mutex);
@@ -133,7 +168,32 @@ struct Event {
 };
 Event& Of(cudaEvent_t event) { return *reinterpret_cast<Event*>(event); }
 
-using Graph = std::vector<std::function<void()>>;
+// A graph that can be launched. Lanes but the first have streams of their own.
+struct GraphExec {
+  explicit GraphExec(const Graph& captured) : graph(captured) {
+    for (int lane = 1; lane < graph.lanes; ++lane) {
+      lanes.push_back(std::make_unique<Stream>(/*blocking=*/false));
+    }
+  }
+
+  void Launch(Stream& first) {
+    std::vector<std::shared_ptr<Recording>> recordings;
+    for (int i = 0; i < graph.recordings; ++i) recordings.push_back(std::make_shared<Recording>());
+    for (const Graph::Node& node : graph.nodes) {
+      Stream& stream = node.lane == 0 ? first : *lanes[node.lane - 1];
+      if (node.records >= 0) {
+        stream.Put([recording = recordings[node.records]] { recording->Finish(); });
+      } else if (node.waits >= 0) {
+        stream.Put([recording = recordings[node.waits]] { recording->Wait(); });
+      } else {
+        stream.Put(node.work);
+      }
+    }
+  }
+
+  const Graph graph;
+  std::vector<std::unique_ptr<Stream>> lanes;
+};
 
 // Whether [p, p + bytes) lies in one entry, or outside all.
 bool InOne(const std::map<uintptr_t, size_t>& ranges, const void* p, size_t bytes) {
@@ -320,6 +380,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int flags) {
+  if (Of(event).recording >= 0) {
+    // Recorded in a capture, in which the stream takes part from here on.
+    const std::shared_ptr<Graph> graph = Of(event).graph.lock();
+    if (graph == nullptr || (Of(stream).capturing() && Of(stream).captured() != graph)) {
+      return Fail(cudaErrorStreamCaptureIsolation);
+    }
+    if (!Of(stream).capturing()) Of(stream).Capture(graph);
+    graph->nodes.push_back({.lane = Of(stream).lane(), .waits = Of(event).recording});
+    return cudaSuccess;
+  }
+  if (Of(stream).capturing()) return Fail(cudaErrorStreamCaptureIsolation);
   if (std::shared_ptr<Recording> last = Of(event).Last()) {
     Of(stream).Put([last] { last->Wait(); });
   }
@@ -343,6 +414,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (const std::shared_ptr<Graph>& graph = Of(stream).captured(); graph != nullptr) {
+    Of(event).graph = graph;
+    Of(event).recording = graph->recordings++;
+    graph->nodes.push_back({.lane = Of(stream).lane(), .records = Of(event).recording});
+    return cudaSuccess;
+  }
+  Of(event).recording = -1;
   auto recording = std::make_shared<Recording>();
   {
     std::lock_guard lock(Of(event).mutex);
@@ -373,16 +451,25 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-  Of(stream).BeginCapture();
+  Of(stream).Capture(std::make_shared<Graph>());
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  *graph = reinterpret_cast<cudaGraph_t>(Of(stream).EndCapture().release());
+  const std::shared_ptr<Graph> captured = Of(stream).EndCapture();
+  {
+    std::lock_guard lock(streams_mutex);
+    for (Stream* other : streams) {
+      if (other->captured() == captured) other->EndCapture();
+    }
+  }
+  *graph = nullptr;
+  if (!captured->Joined()) return Fail(cudaErrorStreamCaptureUnjoined);
+  *graph = reinterpret_cast<cudaGraph_t>(new Graph(*captured));
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long flags) {
-  *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
+  *executable = reinterpret_cast<cudaGraphExec_t>(new GraphExec(*reinterpret_cast<Graph*>(graph)));
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -390,12 +477,11 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  delete reinterpret_cast<Graph*>(executable);
+  delete reinterpret_cast<GraphExec*>(executable);
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  const Graph& graph = *reinterpret_cast<Graph*>(executable);
-  for (const std::function<void()>& node : graph) Of(stream).Put(node);
+  reinterpret_cast<GraphExec*>(executable)->Launch(Of(stream));
   return cudaSuccess;
 }
 

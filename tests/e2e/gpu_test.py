@@ -130,6 +130,26 @@ class GpuTest(EndToEndTest):
         with open(path, 'rb') as file:
             self.assertEqual(file.read(8), b'\x89PNG\r\n\x1a\n')
 
+    def test_predicts_experts(self):
+        banks = sum(int(t['bytes']) for t in json.loads(ctl(
+            'tensors', 'e', f'--weights=unix:{self.weightd.socket}', '--json'))['tensors']
+                    if '_exps.' in t['name'])
+        ids = []
+        for flags in ([], ['--predict-experts=64MiB']):
+            worker = self.start_worker(self.weightd, 'e', '--context-tokens=512',
+                                       f'--expert-cache={banks // 2}', *flags)
+            ids.append(self.ids(self.stub(worker, 'inference')))
+            layers = self.show('experts', worker)['layers']
+            table = ctl('experts', f'--worker={worker.address}')
+            for layer in layers:
+                predicted = int(layer.get('predicted', 0))
+                self.assertEqual(predicted > 0, bool(flags) and int(layer.get('layer', 0)) > 0)
+                self.assertEqual(predicted > 0, int(layer.get('predicted_bytes', 0)) > 0)
+                self.assertLessEqual(int(layer.get('predicted_used', 0)), predicted)
+            self.assertEqual('predicted ' in table, bool(flags))
+            worker.kill()
+        self.assertEqual(ids[0], ids[1])
+
     def test_trace_shows_the_lanes(self):
         worker = self.start_streaming()
         stub = self.stub(worker, 'inference')

@@ -67,6 +67,13 @@ uint64_t ExpertBytes(const CudaBackendConfig& config) {
   return DeviceArena::Rounded(cuda::ExpertFeedForward::WorkspaceBytes(config.experts)) +
          2 * ChoiceBytes(config);
 }
+// Experts are predicted for steps that the cache takes.
+ExpertPredictorConfig PredictorConfigOf(const CudaBackendConfig& config) {
+  return {.rows = std::min(config.max_rows, kMostSingleExpertTokens),
+          .embedding = config.experts.dim,
+          .experts = config.experts.experts,
+          .used = config.experts.used};
+}
 uint64_t RadiansBytes(const CudaBackendConfig& config) {
   return DeviceArena::Rounded(sizeof(double) * config.kv.key_dim / 2);
 }
@@ -96,6 +103,10 @@ std::vector<std::pair<std::string, uint64_t>> CudaBackend::Plan(const CudaDevice
                           kMaxRotations * (RadiansBytes(config) + AnglesBytes(config))},
   };
   if (config.experts.experts > 0) plan.emplace_back("products of experts", ExpertBytes(config));
+  if (config.predict_experts > 0) {
+    plan.emplace_back("prediction of experts",
+                      ExpertPredictor::WorkspaceBytes(PredictorConfigOf(config)));
+  }
   return plan;
 }
 
@@ -131,6 +142,12 @@ absl::Status CudaBackend::Allocate() {
                .used = config_.experts.used};
     experts_ = std::make_unique<cuda::ExpertFeedForward>(config_.experts,
                                                          *memory + 2 * ChoiceBytes(config_));
+  }
+  if (config_.predict_experts > 0) {
+    absl::StatusOr<std::unique_ptr<ExpertPredictor>> predictor =
+        ExpertPredictor::Create(PredictorConfigOf(config_), config_.predict_experts, arena_);
+    if (!predictor.ok()) return predictor.status();
+    predictor_ = *std::move(predictor);
   }
 
   const uint64_t partial_bytes = PartialBytes(device_, config_);
@@ -227,6 +244,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
+  if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();
   const bool decode = rows == static_cast<int>(batch.sequences.size()) &&
@@ -256,6 +274,7 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     if (first) RunPrologue();
     operations();
     RunPendingAdd();
+    if (predictor_ != nullptr) predictor_->Join(stream_);
     quantized_ = nullptr;
   };
   Recording* const recording = padded_rows_ == 0 ? nullptr : &recordings_[{index, padded_rows_}];

@@ -20,6 +20,7 @@
 #include "computed/runtime/cuda/cuda_device.h"
 #include "computed/runtime/cuda/device_arena.h"
 #include "computed/runtime/cuda/expert_cache.h"
+#include "computed/runtime/cuda/expert_predictor.h"
 #include "computed/runtime/cuda/lane_clock.h"
 #include "computed/runtime/cuda/step_inputs.h"
 #include "kernels/attention/attention_cuda.h"
@@ -42,6 +43,8 @@ struct CudaBackendConfig {
   uint64_t weight_scratch_bytes = 0;            // where weights are expanded
   const cuda::CublasLibrary* cublas = nullptr;  // may be null in 8-bit precision
   cuda::ExpertFeedForwardConfig experts;        // none if there are no experts
+  // Bytes of experts that are fetched early for a layer in a step; 0: none are predicted.
+  uint64_t predict_experts = 0;
 };
 
 class CudaBackend : public Backend {
@@ -91,6 +94,7 @@ class CudaBackend : public Backend {
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
   void SwiGlu(Matrix gate, Matrix up) override;
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
+  void PredictExperts(const ExpertRoute& route) override;
   void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
   void AddGated(Matrix residual, Matrix x, Matrix gate) override;
   void GatherLogitRows(Matrix x, Matrix out) override;
@@ -142,7 +146,8 @@ class CudaBackend : public Backend {
   std::unique_ptr<cuda::MatMul> matmul_;
   std::unique_ptr<cuda::ExpertFeedForward> experts_;  // null if there are none
   ExpertCache* expert_cache_ = nullptr;
-  cuda::ChosenExperts chosen_;  // (max_rows, used); its rows are the last choice's
+  std::unique_ptr<ExpertPredictor> predictor_;  // null if none are predicted
+  cuda::ChosenExperts chosen_;                  // (max_rows, used); its rows are the last choice's
   std::vector<cuda::KvLayer> kv_layers_;
   uint64_t kv_bytes_ = 0;
   uint64_t activation_bytes_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "computed/runtime/cuda/cuda_status.h"
+#include "kernels/moe/expert_prediction_cuda.h"
 #include "kernels/moe/expert_slot.h"
 
 namespace gguf_offload {
@@ -10,7 +11,7 @@ namespace {
 
 // The parts of the state, as offsets into it.
 struct StateLayout {
-  uint64_t counts = 0, uses = 0, clocks = 0, last_use = 0;  // zero at first
+  uint64_t counts = 0, uses = 0, clocks = 0, last_use = 0, early_for = 0;  // zero at first
   uint64_t zero_bytes = 0;
   uint64_t slot_of = 0, owner = 0;  // -1 at first
   uint64_t fills = 0, fill_count = 0;
@@ -24,6 +25,7 @@ struct StateLayout {
     uses = Add(layers * experts * sizeof(uint32_t));
     clocks = Add(layers * sizeof(unsigned long long));
     last_use = Add(slots * sizeof(unsigned long long));
+    early_for = Add(slots * sizeof(unsigned long long));
     zero_bytes = bytes;
     slot_of = Add(layers * experts * sizeof(int32_t));
     owner = Add(slots * sizeof(int32_t));
@@ -74,10 +76,12 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
 
   absl::StatusOr<uint8_t*> slots = arena.Take(plan_.slot_memory, "cache of experts");
   if (!slots.ok()) return slots.status();
-  cuda::ExpertPool pool{.owner = at(layout.owner, static_cast<int32_t*>(nullptr)),
-                        .last_use = at(layout.last_use, static_cast<unsigned long long*>(nullptr)),
-                        .clock = at(layout.clocks, static_cast<unsigned long long*>(nullptr)),
-                        .slot_of = at(layout.slot_of, static_cast<int32_t*>(nullptr))};
+  cuda::ExpertPool pool{
+      .owner = at(layout.owner, static_cast<int32_t*>(nullptr)),
+      .last_use = at(layout.last_use, static_cast<unsigned long long*>(nullptr)),
+      .clock = at(layout.clocks, static_cast<unsigned long long*>(nullptr)),
+      .slot_of = at(layout.slot_of, static_cast<int32_t*>(nullptr)),
+      .early_for = at(layout.early_for, static_cast<unsigned long long*>(nullptr))};
   int row = 0;
   for (const ExpertCachePlan::Layer& plan : plan_.layers) {
     pool.slots = plan.slots;
@@ -89,6 +93,7 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
     *slots += plan.slot_bytes * plan.slots;
     pool.owner += plan.slots;
     pool.last_use += plan.slots;
+    pool.early_for += plan.slots;
     pool.clock += 1;
     pool.slot_of += experts_;
   }
@@ -105,23 +110,44 @@ int ExpertCache::MostRows(int layer, int used) const {
   return host_ == nullptr ? rows : std::min(rows, host_->plan().MostTokens(layer));
 }
 
+ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const Weight& up,
+                                          const Weight& down) const {
+  const ExpertCachePlan::Layer& plan = *layers_[layer].plan;
+  const Weight* weights[] = {&gate, &up, &down};
+  Origin origin;
+  for (int i = 0; i < 3; ++i) {
+    origin.sources[i] = {.data = weights[i]->data,
+                         .bytes = static_cast<int64_t>(plan.matrix_bytes[i]),
+                         .offset = static_cast<int64_t>(plan.offsets[i])};
+    origin.expert_bytes += origin.sources[i].bytes;
+  }
+  return origin;
+}
+
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
                         const Weight& up, const Weight& down, cudaStream_t stream) const {
   const Layer& l = layers_[layer];
-  const Weight* weights[] = {&gate, &up, &down};
-  cuda::ExpertSource sources[3];
-  int64_t expert_bytes = 0;
-  for (int i = 0; i < 3; ++i) {
-    sources[i] = {.data = weights[i]->data,
-                  .bytes = static_cast<int64_t>(l.plan->matrix_bytes[i]),
-                  .offset = static_cast<int64_t>(l.plan->offsets[i])};
-    expert_bytes += sources[i].bytes;
-  }
-  cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer, expert_bytes,
-                       stream);
+  const Origin origin = OriginOf(layer, gate, up, down);
+  cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer,
+                       origin.expert_bytes, stream);
   if (host_ != nullptr) host_->Launch(layer, stream);
   const int most = std::min({chosen.pairs(), l.pool.slots, experts_});
-  cuda::FillSlots(fills_, most, sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes), stream);
+  cuda::FillSlots(fills_, most, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
+                  stream);
+}
+
+void ExpertCache::FetchEarly(int layer, const cuda::ChosenExperts& guess, const Weight& gate,
+                             const Weight& up, const Weight& down, const cuda::ExpertFills& fills,
+                             uint64_t most_bytes, cudaStream_t stream) const {
+  const Layer& l = layers_[layer];
+  const Origin origin = OriginOf(layer, gate, up, down);
+  const uint64_t fitting = most_bytes / origin.expert_bytes;
+  const int most = static_cast<int>(std::min<uint64_t>(
+      {fitting, uint64_t(guess.pairs()), uint64_t(l.pool.slots), uint64_t(experts_)}));
+  cuda::ResolveGuess(guess, most, l.pool, l.row, experts_, fills, counts_ + layer,
+                     origin.expert_bytes, stream);
+  cuda::FillSlots(fills, most, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
+                  stream);
 }
 
 cuda::ExpertMatrices ExpertCache::InSlots(int layer, int matrix,
@@ -167,6 +193,9 @@ absl::StatusOr<std::vector<ExpertActivity>> ExpertCache::Read() {
                        .hits = counts[layer].hits,
                        .misses = counts[layer].misses,
                        .bytes = counts[layer].bytes,
+                       .early = counts[layer].early,
+                       .early_used = counts[layer].early_used,
+                       .early_bytes = counts[layer].early_bytes,
                        .uses = {first, first + experts_}};
   }
   return activity;

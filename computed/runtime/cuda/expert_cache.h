@@ -33,6 +33,9 @@ struct ExpertActivity {
   uint64_t hits = 0;           // experts that a step found in the cache
   uint64_t misses = 0;         // experts that it had to fetch
   uint64_t bytes = 0;          // that it fetched
+  uint64_t early = 0;          // experts that were fetched because they were predicted
+  uint64_t early_used = 0;     // of these, those that the step then wanted
+  uint64_t early_bytes = 0;    // fetched for them, not in `bytes`
   std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
 };
 
@@ -62,6 +65,13 @@ class ExpertCache {
   // pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
              const Weight& down, cudaStream_t stream) const;
+  // Brings the experts of a guess at `layer`'s next Fetch to slots that nobody needs, those with
+  // the largest weights, `most_bytes` of them at most. `fills` is memory for it, of
+  // kMaxExpertSlots. The layer's slots must be its own, and `stream` ordered behind its last use
+  // and before its next Fetch.
+  void FetchEarly(int layer, const cuda::ChosenExperts& guess, const Weight& gate, const Weight& up,
+                  const Weight& down, const cuda::ExpertFills& fills, uint64_t most_bytes,
+                  cudaStream_t stream) const;
   // The same matrices, matrix 0 (gate), 1 (up) or 2 (down) of each expert, in the slots.
   cuda::ExpertMatrices InSlots(int layer, int matrix, cuda::ExpertMatrices matrices) const;
   // What went wrong since the last call, in operations on `stream` that are all done. If something
@@ -79,11 +89,17 @@ class ExpertCache {
     cuda::ExpertPool pool;
     int row = 0;  // of the pool's slot_of
   };
+  // Where the experts of a layer come from.
+  struct Origin {
+    cuda::ExpertSource sources[3];
+    int64_t expert_bytes = 0;
+  };
 
   ExpertCache(const ExpertCachePlan& plan, int layers, int experts,
               std::unique_ptr<HostExpertFetch> host)
       : plan_(plan), experts_(experts), host_(std::move(host)), layers_(layers) {}
   absl::Status Allocate(DeviceArena& arena);
+  Origin OriginOf(int layer, const Weight& gate, const Weight& up, const Weight& down) const;
 
   const ExpertCachePlan plan_;
   const int experts_;

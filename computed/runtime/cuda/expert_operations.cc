@@ -48,17 +48,29 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
   experts.down = expert_cache_->InSlots(layer, 2, experts.down);
   // As many rows at a time as find room for their experts.
   const int most = expert_cache_->MostRows(layer, chosen_.used);
+  // Where they do not all find room, the next layer's won't either: no slot is free for a guess.
+  bool predicts = false;
+  if (predictor_ != nullptr) {
+    predictor_->Join(stream_);
+    predicts = chosen_.rows <= most &&
+               predictor_->Begin(layer, residual.Rows(chosen_.rows), inputs_->positions(), stream_);
+  }
   for (int first = 0; first < chosen_.rows; first += most) {
     cuda::ChosenExperts chosen = chosen_;
     chosen.rows = std::min(most, chosen_.rows - first);
     chosen.experts += int64_t{first} * chosen.used;
     chosen.weights += int64_t{first} * chosen.used;
     expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+    if (predicts) predictor_->Fetch(*expert_cache_, stream_);
     experts_->AddTo(residual.data + first * residual.stride, residual.stride,
                     x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
                     stream_);
     if (chosen.rows == chosen_.rows - first) break;
   }
+}
+
+void CudaBackend::PredictExperts(const ExpertRoute& route) {
+  if (predictor_ != nullptr) predictor_->Expect(route);
 }
 
 void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
