@@ -53,7 +53,7 @@ if [ "${2:-}" = --sanitize ]; then
   done
   wait
 else
-  end_to_end=(gpu_test requests_test outage_test services_test golden_models_test
+  end_to_end=(gpu_test host_cache_test requests_test outage_test services_test golden_models_test
     trained_model_test memory_test)
   if [ ! -e /dev/nvidiactl ]; then
     printf 'test_all (%s) ... skipped no GPU\n' "${end_to_end[@]}" >"$results/end_to_end.log"

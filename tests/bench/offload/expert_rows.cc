@@ -88,7 +88,8 @@ std::unique_ptr<RunningModel> Load(const ExpertRow& row, uint64_t budget) {
                                .step_tokens = tokens,
                                .max_sequences = 1,
                                .memory_budget = budget,
-                               .expert_cache = row.cache});
+                               .expert_cache = row.cache,
+                               .transport = Transport::kRegistered});
 }
 
 uint64_t BudgetOf(const ExpertRow& row, const MatrixBytes& bytes) {
@@ -133,7 +134,7 @@ int RunRow(const ExpertRow& row) {
 int RunCurve() {
   const MatrixBytes bytes = CountBytes(DeepSeekR1());
   std::printf("cache_bytes,step_ms,fetched_bytes,miss_rate\n");
-  for (const uint64_t gigabytes : {0, 5, 10, 20, 30, 40, 50, 60}) {
+  for (const uint64_t gigabytes : {0, 5, 10, 20, 40, 60}) {
     ExpertRow row{
         .model = DeepSeekR1(), .rest = kR1Rest, .cache = gigabytes * 1000000000, .tokens = 1};
     size_t free = 0, all = 0;
