@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "computed/cli/chat.h"
 #include "computed/cli/commands.h"
 #include "computed/cli/connection.h"
 #include "computed/cli/output.h"
@@ -42,6 +43,24 @@ absl::Status SetPrompt(const Arguments& arguments, v1::GenerateRequest& request)
   absl::StatusOr<std::string> text = ReadFile(arguments.Text("prompt-file"));
   if (!text.ok()) return text.status();
   request.set_text(*std::move(text));
+  return absl::OkStatus();
+}
+
+// Makes a prompt in the form of a chat of the text that the request has.
+absl::Status ApplyChatTemplate(v1::InferenceService::Stub& stub, const std::string& address,
+                               v1::GenerateRequest& request) {
+  if (!request.has_text() || request.plain_text()) {
+    return absl::InvalidArgumentError(
+        "--chat wants a text, in which special tokens are parsed: neither --tokens nor "
+        "--plain-text");
+  }
+  grpc::ClientContext context;
+  v1::GetServedModelResponse model;
+  const grpc::Status status = stub.GetModel(&context, {}, &model);
+  if (!status.ok()) return RpcError(status, address);
+  absl::StatusOr<std::string> prompt = ChatPrompt(model.chat_template(), request.text());
+  if (!prompt.ok()) return prompt.status();
+  request.set_text(*std::move(prompt));
   return absl::OkStatus();
 }
 
@@ -116,6 +135,11 @@ absl::Status RunGenerate(const Arguments& arguments) {
   absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = Connect(address);
   if (!channel.ok()) return channel.status();
   const auto stub = v1::InferenceService::NewStub(*channel);
+  if (arguments.Has("chat")) {
+    if (absl::Status status = ApplyChatTemplate(*stub, address, *request); !status.ok()) {
+      return status;
+    }
+  }
   const auto reader = stub->Generate(&context, *request);
 
   const bool json = arguments.Has("json");
@@ -150,6 +174,8 @@ std::vector<Command> GenerateCommands() {
       kPromptFlag,
       kPromptFileFlag,
       kTokensFlag,
+      {"chat", FlagKind::kSwitch, "",
+       "The prompt is what a user says; the model answers (models with a ChatML template)."},
       {"max-tokens", FlagKind::kInteger, "N", "Most tokens to generate; 0 means up to 256."},
       {"temperature", FlagKind::kReal, "T", "0, the default, always takes the likeliest token."},
       {"seed", FlagKind::kText, "S", "Equal seeds give equal texts."},

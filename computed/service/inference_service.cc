@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "common/daemon/client_identity.h"
@@ -47,6 +48,15 @@ void AddCaller(const grpc::CallbackServerContext& context, Request& request) {
   if (deadline != std::chrono::system_clock::time_point::max()) {
     request.deadline = absl::FromChrono(deadline);
   }
+}
+
+// The file's chat template, as GetModel gives it.
+std::string ChatTemplate(const v1::Manifest& manifest) {
+  constexpr size_t kMostBytes = 1 << 20;  // far from what a message may hold
+  const auto found = manifest.metadata().find("tokenizer.chat_template");
+  if (found == manifest.metadata().end()) return "";
+  const std::string& text = found->second.string_value();
+  return text.size() <= kMostBytes ? text : "";
 }
 
 }  // namespace
@@ -128,6 +138,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::GetModel(grpc::CallbackServerCon
     if (worker_.tokenizer->bos().has_value()) response->set_bos_token(*worker_.tokenizer->bos());
     if (worker_.tokenizer->eos().has_value()) response->set_eos_token(*worker_.tokenizer->eos());
   }
+  response->set_chat_template(ChatTemplate(manifest));
   return Finish(context, absl::OkStatus());
 }
 

@@ -9,13 +9,12 @@ import sys
 import numpy
 
 import corpus
+import formats
 import shapes
 import tokenizer
 
 ALIGNMENT = 32
 UINT32, FLOAT32, BOOL, STRING, ARRAY, INT32 = 4, 6, 7, 8, 9, 5
-TYPE_F32, TYPE_F16 = 0, 1
-FILE_TYPE_F16 = 1
 NORMAL, CONTROL = 1, 3  # of tokens
 
 
@@ -47,7 +46,8 @@ def metadata(name, words):
     types = [NORMAL] * (len(words) - special) + [CONTROL] * special
     return {
         'general.architecture': architecture, 'general.name': name,
-        'general.alignment': ALIGNMENT, 'general.file_type': FILE_TYPE_F16,
+        'general.alignment': ALIGNMENT,
+        'general.file_type': formats.FILE_TYPES[shapes.STORED[name]],
         'general.quantization_version': 2,
         **{f'{architecture}.{key}': value for key, value in shapes.metadata(shape).items()},
         'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'qwen2',
@@ -62,11 +62,13 @@ def metadata(name, words):
     }
 
 
-def rounded(name, array):
-    """The tensor as its file holds it, in float32."""
-    if shapes.is_half(name, array.shape):
-        array = array.astype('<f2')
-    return array.astype('<f4')
+def rounded(name, weights):
+    """The weights as the file of the model `name` holds them, in float32. Rounded ones stay."""
+    result = {}
+    for tensor, array in weights.items():
+        kind = shapes.stored_as(name, tensor)
+        result[tensor] = formats.decode(kind, formats.encode(kind, array), array.shape)
+    return result
 
 
 def write(path, name, weights, words):
@@ -84,10 +86,10 @@ def write(path, name, weights, words):
         array = weights[tensor]
         if not numpy.isfinite(array).all():
             raise ValueError(f'{name}: {tensor} has values that are not finite')
-        half = shapes.is_half(tensor, dims)
+        kind = shapes.stored_as(name, tensor)
         header += _string(tensor) + struct.pack(f'<I{len(dims)}Q', len(dims), *reversed(dims))
-        header += struct.pack('<IQ', TYPE_F16 if half else TYPE_F32, len(data))
-        data += array.astype('<f2' if half else '<f4').tobytes()
+        header += struct.pack('<IQ', formats.TENSOR_TYPES[kind], len(data))
+        data += formats.encode(kind, array)
         data += bytes(-len(data) % ALIGNMENT)
     with open(path, 'wb') as file:
         file.write(header)

@@ -14,7 +14,6 @@ import torch
 
 import corpus
 import evaluate
-import export
 import golden
 import network
 import reference
@@ -31,7 +30,7 @@ def main():
     checkpoint, path = sys.argv[1:]
     with numpy.load(checkpoint) as stored:
         name = str(stored['name'])
-        weights = {key: export.rounded(key, stored[key]) for key in stored.files if key != 'name'}
+        weights = {key: stored[key] for key in stored.files if key != 'name'}
     words = tokenizer.Tokenizer.load()
     text = ''.join(text for pieces in corpus.documents(11, splits.HELD_OUT, 'logits', 50)
                    for text, _ in pieces)

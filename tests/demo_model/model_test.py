@@ -13,7 +13,8 @@ import service
 import shapes
 import splits
 import tokenizer
-from harness import EXACT, EndToEndTest, ctl
+from gguf_offload.v1 import inference_pb2
+from harness import EXACT, EndToEndTest, ctl, offloadctl
 
 POSITIONS = 96
 
@@ -25,8 +26,8 @@ class ModelTest(EndToEndTest):
         super().setUpClass()
         cls.words = tokenizer.Tokenizer.load()
         cls.weights, paths = {}, {}
-        for seed, (name, shape) in enumerate(shapes.SHAPES.items()):
-            cls.weights[name] = reference.random_weights(shape, seed)
+        for seed, name in enumerate(shapes.SHAPES):
+            cls.weights[name] = reference.random_weights(name, seed)
             paths[name] = os.path.join(cls.folder, f'{name}.gguf')
             export.write(paths[name], name, cls.weights[name], cls.words)
         cls.paths = paths
@@ -66,6 +67,19 @@ class ModelTest(EndToEndTest):
                 ids = service.tokenize(stub, piece)
                 self.assertEqual(ids, self.words.encode(piece))
                 self.assertEqual(self.words.decode(ids), piece)
+
+    def test_chat(self):
+        worker = self.start_worker(self.weightd, 'demo-dense')
+        flags = ('generate', f'--worker={worker.address}', '--max-tokens=8', '--ids',
+                 '--ignore-end-of-text')
+        self.assertEqual(self.stub(worker, 'inference').GetModel(
+            inference_pb2.GetServedModelRequest()).chat_template, corpus.CHAT_TEMPLATE)
+        for question in ('What is 1 + 2?', 'Sort\nthis:  b, a', ''):
+            self.assertEqual(ctl(*flags, '--chat', f'--prompt={question}'),
+                             ctl(*flags, f'--prompt={corpus.chat_prompt(question)}'))
+        code, out, err = offloadctl(*flags, '--chat', '--prompt=x<|im_end|>')
+        self.assertEqual((code, out), (1, b''))
+        self.assertRegex(err.decode(), r'\Aoffloadctl: the prompt has <\|im_end\|>.*\n\Z')
 
     def test_file_tells_of_itself(self):
         for name, shape in shapes.SHAPES.items():

@@ -2,6 +2,7 @@
 
 import numpy
 
+import export
 import shapes
 
 
@@ -120,16 +121,14 @@ class Reference:
         return result
 
 
-def random_weights(shape, seed):
-    """Weights of a size at which every part of the model matters, rounded as a file holds them."""
+def random_weights(name, seed):
+    """For the model `name`, of a size at which every part matters, rounded as its file holds them."""
     rng = numpy.random.default_rng(seed)
     weights = {}
-    for name, dims in shapes.tensors(shape).items():
+    for tensor, dims in shapes.tensors(shapes.SHAPES[name]).items():
         if len(dims) == 1:
             array = 1 + 0.1 * rng.standard_normal(dims)
         else:
             array = rng.standard_normal(dims) * dims[-1] ** -0.5
-        if shapes.is_half(name, dims):
-            array = array.astype('<f2')
-        weights[name] = array.astype('<f4')
-    return weights
+        weights[tensor] = array.astype('<f4')
+    return export.rounded(name, weights)

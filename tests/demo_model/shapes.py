@@ -1,10 +1,13 @@
 """The two demo models: their sizes, metadata and tensors.
 
-Every row of a matrix is a multiple of 256 long, so that every quantized type applies, and a file in
-half precision is below 4 MB.
+Every row of a matrix is a multiple of 256 long, so that every quantized type applies, and a file,
+with its matrices stored as STORED says, is below 4 MB.
 """
 
 import collections
+import math
+
+import formats
 
 VOCABULARY = 768
 CONTEXT = 256
@@ -21,10 +24,12 @@ DENSE = Dense(layers=4, dim=256, heads=4, kv_heads=2, head_dim=64, feed_forward=
               rope_base=10000.0)
 # DeepSeek-V2 (arXiv:2405.04434): latent attention, a dense layer, then one of routed experts beside
 # a shared one. Routing is by softmax; the weights of the chosen experts are made to add up to one.
-EXPERTS = Experts(layers=2, dim=256, heads=4, kv_rank=256, plain_dim=32, rope_dim=16, value_dim=64,
+EXPERTS = Experts(layers=3, dim=256, heads=4, kv_rank=256, plain_dim=32, rope_dim=16, value_dim=64,
                   feed_forward=256, dense_layers=1, experts=4, used=2, expert_feed_forward=256,
                   rope_base=10000.0)
 SHAPES = {'demo-dense': DENSE, 'demo-moe': EXPERTS}
+# The types of their files' matrices.
+STORED = {'demo-dense': 'F16', 'demo-moe': 'Q8_0'}
 
 
 def architecture(shape):
@@ -97,17 +102,14 @@ def _experts_layer(shape, index):
             **_feed_forward(shape.dim, shape.expert_feed_forward, '_shexp')}
 
 
-def is_half(name, dims):
-    """Whether a tensor is stored in half precision; vectors and routers are not."""
-    return len(dims) > 1 and not name.endswith('ffn_gate_inp.weight')
+def stored_as(name, tensor):
+    """The type of a tensor in the file of the model `name`; vectors and routers stay F32."""
+    dims = tensors(SHAPES[name])[tensor]
+    matrix = len(dims) > 1 and not tensor.endswith('ffn_gate_inp.weight')
+    return STORED[name] if matrix else 'F32'
 
 
-def file_bytes(shape):
-    """Of the tensors of a file in half precision."""
-    total = 0
-    for name, dims in tensors(shape).items():
-        elements = 1
-        for dim in dims:
-            elements *= dim
-        total += elements * (2 if is_half(name, dims) else 4)
-    return total
+def tensor_bytes(name):
+    """Of all tensors of the file of the model `name`."""
+    return sum(formats.byte_count(stored_as(name, tensor), math.prod(dims))
+               for tensor, dims in tensors(SHAPES[name]).items())

@@ -28,7 +28,7 @@ import splits  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 
-SCRIPTS = ['batches.py', 'export.py', 'network.py', 'shapes.py', 'train.py']
+SCRIPTS = ['batches.py', 'export.py', 'formats.py', 'network.py', 'shapes.py', 'train.py']
 GIVEN_WEIGHT = 0.1    # of the loss on what a user says
 BALANCE_WEIGHT = 0.01
 CHECKPOINT_EVERY = 2000  # steps, for what is left if time runs out
@@ -44,7 +44,7 @@ def arguments():
     parser.add_argument('--batch', type=int, default=512, help='rows a step')
     parser.add_argument('--steps', type=int, default=12000)
     parser.add_argument('--learning-rate', type=float, default=2e-3)
-    parser.add_argument('--minutes', type=float, default=7.0,
+    parser.add_argument('--minutes', type=float, default=4.0,
                         help='fewer steps if they would take longer, told in the output')
     parser.add_argument('--processes', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--rows-file', help='keep the rows here, or take them from here')
@@ -127,6 +127,13 @@ class Schedule:
             print(f'cut to {possible} steps', flush=True)
 
 
+def save_weights(options, arrays):
+    """As NAME.npz."""
+    os.makedirs(options.out, exist_ok=True)
+    numpy.savez_compressed(os.path.join(options.out, f'{options.model}.npz'), name=options.model,
+                           **arrays)
+
+
 def train(model, rows, options, device):
     """Gives [(step, loss)] and how many steps there were."""
     optimizer = make_optimizer(model, options)
@@ -157,9 +164,7 @@ def train(model, rows, options, device):
         step += 1
         schedule.after(step, device)
         if step % CHECKPOINT_EVERY == 0:
-            os.makedirs(options.out, exist_ok=True)
-            numpy.savez(os.path.join(options.out, f'{options.model}.partial.npz'),
-                        name=options.model, **model.arrays())
+            save_weights(options, model.arrays())
         if step % 200 == 0 or step == schedule.steps or (options.smoke and step % 10 == 0):
             losses.append((step, round(loss.item(), 5)))
             print(f'step {step}/{schedule.steps} loss {loss.item():.4f} '
@@ -218,12 +223,9 @@ def file_hash(path):
 
 def save(model, words, options, report):
     """The three files."""
-    os.makedirs(options.out, exist_ok=True)
     stem = os.path.join(options.out, options.model)
     arrays = model.arrays()
-    numpy.savez(f'{stem}.npz', name=options.model, **arrays)
-    if os.path.exists(f'{stem}.partial.npz'):
-        os.remove(f'{stem}.partial.npz')
+    save_weights(options, arrays)
     export.write(f'{stem}.gguf', options.model, arrays, words)
     folder = os.path.dirname(os.path.abspath(__file__))
     report['sha256'] = {**batches.source_hashes(),
@@ -251,7 +253,7 @@ def main():
     losses, steps = train(model, rows, options, device)
     print(f'trained after {time.monotonic() - begin:.0f} s', flush=True)
     torch.set_float32_matmul_precision('highest')
-    model.load_arrays({name: export.rounded(name, array) for name, array in model.arrays().items()})
+    model.load_arrays(export.rounded(options.model, model.arrays()))
     accuracy, perplexity = evaluate(model, words, device, 4 if options.smoke else 1000)
     save(model, words, options, {
         'model': options.model, 'seed': options.seed, 'steps': steps, 'batch': options.batch,

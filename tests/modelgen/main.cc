@@ -1,5 +1,6 @@
 // modelgen --preset=NAME --quantization=MIX --out=PATH: writes a synthetic model as GGUF.
-// modelgen quantize --in=FILE --out=PATH --type=TYPE: converts a model to another type of weights.
+// modelgen quantize --in=FILE --out=PATH --type=TYPE: converts a model, whatever types it has, to
+// another type of weights.
 //
 // Flags may be spelled with hyphens or underscores. --dry-run prints the sizes and writes nothing.
 #include <algorithm>

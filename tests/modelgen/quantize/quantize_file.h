@@ -4,6 +4,10 @@
 // new type, and general.alignment, which moves to the end. Tensors keep their names, shapes and
 // order. The input is mapped, and the output written piece by piece, so that a model need not fit
 // into memory.
+//
+// The input may be quantized itself: what is converted then are the values that its blocks mean, so
+// the result has lost what the first quantization lost and what the second one loses. Tensors that
+// have the wanted type already are copied.
 #ifndef TESTS_MODELGEN_QUANTIZE_QUANTIZE_FILE_H_
 #define TESTS_MODELGEN_QUANTIZE_QUANTIZE_FILE_H_
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "kernels/quant/dequantize.h"
+#include "kernels/quant/golden_blocks.h"
 #include "tests/modelgen/gguf_writer.h"
 #include "tests/modelgen/quantize/quantize.h"
 #include "weightd/gguf/gguf_file.h"
@@ -203,6 +205,42 @@ TEST(QuantizeFileTest, EveryTypeFromEveryKindOfTensor) {
       EXPECT_EQ((*outcomes)[i].to, file.tensors[i].type);
       EXPECT_EQ((*outcomes)[i].to_bytes, file.tensors[i].bytes);
       EXPECT_EQ((*outcomes)[i].why_kept.empty(), file.tensors[i].type == type);
+    }
+  }
+}
+
+// What an already quantized file means, as other programs read it, is what is converted.
+TEST(QuantizeFileTest, FilesOfEveryQuantizationAreRead) {
+  const std::string in = PathOf("golden.gguf"), out = PathOf("converted.gguf");
+  for (const quant::GoldenBlocks& golden : quant::AllGoldenBlocks()) {
+    SCOPED_TRACE(golden.name);
+    const uint64_t block_elements = golden.block_elements;
+    // Rows that every type can have.
+    const uint64_t columns = std::max<uint64_t>(block_elements, 256);
+    const uint64_t rows = golden.values.size() / columns;
+    ASSERT_GT(rows, 0u);
+    GgufWriter writer;
+    ASSERT_TRUE(writer.AddTensor("x.weight", {columns, rows}, golden.type()).ok());
+    ASSERT_TRUE(writer
+                    .Write(in, 1,
+                           [&](size_t, uint64_t begin, uint64_t end, uint8_t* to) {
+                             std::memcpy(to, &golden.blocks[begin * golden.block_bytes],
+                                         (end - begin) * golden.block_bytes);
+                           })
+                    .ok());
+    const size_t count = columns * rows;
+    for (const TensorType type : {TensorType::kF32, TensorType::kQ8_0, TensorType::kQ4_K}) {
+      ASSERT_TRUE(QuantizeFile({.in = in, .out = out, .type = type}).ok());
+      const std::string bytes = ReadAll(out);
+      const gguf::TensorEntry tensor = Parsed(bytes).tensors[0];
+      ASSERT_EQ(tensor.type, type);
+      std::vector<uint8_t> expected(tensor.bytes);
+      if (type == golden.type()) {
+        std::memcpy(expected.data(), golden.blocks.data(), expected.size());
+      } else {
+        Quantize(type, golden.values.data(), count, expected.data());
+      }
+      EXPECT_EQ(std::memcmp(bytes.data() + tensor.offset, expected.data(), expected.size()), 0);
     }
   }
 }
