@@ -22,10 +22,10 @@ Experts = collections.namedtuple('Experts', [
 # Qwen3 (arXiv:2505.09388): queries and keys normalized head by head, the embedding is the head.
 DENSE = Dense(layers=4, dim=256, heads=4, kv_heads=2, head_dim=64, feed_forward=256,
               rope_base=10000.0)
-# DeepSeek-V2 (arXiv:2405.04434): latent attention, a dense layer, then one of routed experts beside
+# DeepSeek-V2 (arXiv:2405.04434): latent attention, dense layers, then some of routed experts beside
 # a shared one. Routing is by softmax; the weights of the chosen experts are made to add up to one.
-EXPERTS = Experts(layers=3, dim=256, heads=4, kv_rank=256, plain_dim=32, rope_dim=16, value_dim=64,
-                  feed_forward=256, dense_layers=1, experts=4, used=2, expert_feed_forward=256,
+EXPERTS = Experts(layers=4, dim=256, heads=4, kv_rank=256, plain_dim=32, rope_dim=16, value_dim=64,
+                  feed_forward=256, dense_layers=2, experts=4, used=2, expert_feed_forward=256,
                   rope_base=10000.0)
 SHAPES = {'demo-dense': DENSE, 'demo-moe': EXPERTS}
 # The types of their files' matrices.

@@ -100,13 +100,16 @@ class ShippedModelsTest(EndToEndTest):
         self.check_file('demo-moe')
 
     def check_origin(self, name):
-        """The hashes of all that made the file are those of what is here."""
+        """The hashes of all that made the file are those of what is here. shapes.py also has the other
+        model's shape, which may have changed since: what it says of this one, check_file checks."""
         self.need(name)
         report = self.report(name)
         hashes = report['sha256']
         scripts = {'train.py', 'network.py', 'export.py', 'corpus.py', 'tokenizer.json'}
         self.assertLessEqual({f'{name}.gguf', *scripts}, set(hashes))
         for file, expected in hashes.items():
+            if file == 'shapes.py':
+                continue
             path = path_of(name) if file == f'{name}.gguf' else os.path.join(FOLDER, file)
             self.assertEqual(sha256(path), expected, f'{file} is not what {name} was made with')
         for kind, goal in evaluate.GOALS.items():
