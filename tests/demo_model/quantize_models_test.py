@@ -55,7 +55,10 @@ class QuantizeModelsTest(EndToEndTest):
         return got
 
     def check_errors(self, name, kinds, ids, expected):
-        errors = {kind: golden.nmse(self.logits(f'{name}.{kind}', ids), expected) for kind in kinds}
+        # Where a token goes to another expert, its row of a random model is another one.
+        routed = isinstance(shapes.SHAPES.get(name), shapes.Experts)
+        measure = golden.median_nmse if routed else golden.nmse
+        errors = {kind: measure(self.logits(f'{name}.{kind}', ids), expected) for kind in kinds}
         print(name, {kind: f'{error:.2e}' for kind, error in errors.items()})
         for kind, error in errors.items():
             self.assertLessEqual(error, GROWTH * SQUARED_ERROR[kind], kind)
