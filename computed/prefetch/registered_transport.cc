@@ -47,9 +47,8 @@ absl::Status RegisteredTransport::Register(uint32_t shard, uint64_t piece) {
   const uint64_t begin = piece * kPieceBytes;
   // Whole pages: the last one of the file is mapped as a whole.
   const uint64_t bytes = std::min(kPieceBytes, (file_bytes - begin + kPage - 1) / kPage * kPage);
-  const cudaError_t error =
-      cudaHostRegister(const_cast<uint8_t*>(source_.MappedShard(shard) + begin), bytes,
-                       cudaHostRegisterReadOnly);
+  const cudaError_t error = cudaHostRegister(
+      const_cast<uint8_t*>(source_.MappedShard(shard) + begin), bytes, cudaHostRegisterReadOnly);
   if (error != cudaSuccess) {
     cudaGetLastError();  // it is told here, and must not be found again by others
     return absl::FailedPreconditionError(absl::StrCat(
