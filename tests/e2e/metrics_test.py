@@ -258,9 +258,9 @@ class MetricsTest(ScrapedTest):
             self.assertEqual(stops.wait(), 0)
         eventually(lambda: ended('detached') == detached + 2, 'the leases are not given back')
         self.assertEqual(ended('broken'), broken)
-        killed = self.start_worker(self.weightd, 'm')
-        killed.process.kill()
-        eventually(lambda: ended('broken') == broken + 1, 'the lost lease is not counted')
+        for killed in [self.start_worker(self.weightd, 'm') for _ in range(8)]:
+            killed.process.kill()
+        eventually(lambda: ended('broken') == broken + 8, 'the lost leases are not counted')
         self.assertEqual(ended('detached'), detached + 2)
 
     def test_a_worker_that_attaches_again(self):

@@ -206,7 +206,8 @@ void AttachStream::OnEvent(const store::ModelEvent& event) {
 }
 
 void AttachStream::End(absl::Status status) {
-  end_ = std::move(status);
+  // A broken connection is told as a failed read and as a cancellation, in either order.
+  if (!end_.has_value() || end_->ok()) end_ = std::move(status);
   end_at_once_ = true;
 }
 
