@@ -120,7 +120,7 @@ class ClientTests:
 
     def test_a_stream_that_breaks_before_its_result(self):
         request = {'text': 'Hello', 'max_tokens': 12, 'ignore_end_of_text': True}
-        answer = self.client.generate([self.proxy([12]).address], request)
+        answer = self.client.generate([self.proxy([FlakyProxy.BEFORE_RESULT]).address], request)
         self.check_equal(answer, self.unbroken(request), breaks=1)
 
     def test_sampling_goes_on_with_another_seed(self):

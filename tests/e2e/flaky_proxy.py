@@ -10,10 +10,13 @@ from gguf_offload.v1 import inference_pb2
 
 class FlakyProxy(grpc.GenericRpcHandler):
     """Passes calls on to the worker at `address`. A Generate stream ends with UNAVAILABLE when as
-    many tokens have come through as the next entry of `breaks` says; when there is none, it goes on.
+    many tokens have come through as the next entry of `breaks` says, or before its result where
+    that is BEFORE_RESULT; when there is none, it goes on.
 
     `generates` lists [start, end, status code, request, metadata] of every Generate so far.
     """
+
+    BEFORE_RESULT = object()
 
     def __init__(self, address, breaks=()):
         self.breaks = list(breaks)
@@ -62,11 +65,16 @@ class FlakyProxy(grpc.GenericRpcHandler):
         passed = 0
         try:
             for response in call:
-                if most is not None and passed >= most:
+                parsed = inference_pb2.GenerateResponse.FromString(response)
+                if most is self.BEFORE_RESULT:
+                    breaks = parsed.HasField('result')
+                else:
+                    breaks = most is not None and passed >= most
+                if breaks:
                     record[1:3] = time.monotonic(), grpc.StatusCode.UNAVAILABLE
                     call.cancel()
                     context.abort(grpc.StatusCode.UNAVAILABLE, 'as the test wants it')
-                passed += len(inference_pb2.GenerateResponse.FromString(response).tokens)
+                passed += len(parsed.tokens)
                 yield response
         except grpc.RpcError as error:
             record[1:3] = time.monotonic(), error.code()
