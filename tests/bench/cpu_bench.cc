@@ -19,6 +19,7 @@
 #include "absl/flags/parse.h"
 #include "computed/runtime/host_buffer.h"
 #include "kernels/threading/thread_pool.h"
+#include "tests/bench/median.h"
 #include "tests/fixtures/running_model.h"
 
 ABSL_FLAG(std::string, model, "", "GGUF file, best in memory: modelgen --preset=qwen2.5-0.5b");
@@ -32,11 +33,6 @@ double Seconds(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 double MedianSeconds(const std::function<void()>& work) {

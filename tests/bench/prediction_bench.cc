@@ -24,6 +24,7 @@
 #include "absl/flags/flag.h"
 #include "absl/flags/parse.h"
 #include "absl/strings/str_cat.h"
+#include "tests/bench/median.h"
 #include "tests/fixtures/running_model.h"
 #include "tests/modelgen/synthetic_model.h"
 
@@ -50,11 +51,6 @@ T ValueOrExit(absl::StatusOr<T> value) {
   if (value.ok()) return *std::move(value);
   std::fprintf(stderr, "prediction_bench: %s\n", std::string(value.status().message()).c_str());
   std::exit(1);
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 ModelTensors TensorsOf(const std::string& path) {

@@ -61,10 +61,12 @@ def first_token(daemon_flags, log, path):
     return worker, listening, seconds, read, disk
 
 
-def report(what, listening, seconds, read, disk):
+def report(what, path, listening, seconds, read, disk):
+    wanted = 1 + 0.1 * os.stat(path).st_size / 2**30
     disk_text = 'unknown' if disk is None else f'{disk / 1e6:.1f} MB'
-    print(f'{what:28} listening after {listening:6.2f} s, first token after {seconds:6.2f} s; read '
-          f'{read / 1e6:.1f} MB by the process, {disk_text} from the device')
+    print(f'{what:28} listening after {listening:6.2f} s, first token after {seconds:6.2f} s '
+          f'({seconds / wanted:.2f} of the {wanted:.2f} s wanted); '
+          f'read {read / 1e6:.1f} MB by the process, {disk_text} from the device')
 
 
 def wait_until_warm(weightd):
@@ -100,7 +102,7 @@ def main():
         wait_until_warm(weightd)
         for what in ('first start', 'after SIGKILL', 'after SIGKILL again'):
             worker, *figures = first_token(flags, os.path.join(folder, 'computed.log'), path)
-            report(what, *figures)
+            report(what, path, *figures)
             worker.signal(signal.SIGKILL)
             worker.kill()
         weightd.kill()

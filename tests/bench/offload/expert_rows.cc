@@ -6,6 +6,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "tests/bench/median.h"
 #include "tests/bench/offload/measurement.h"
 #include "tests/bench/offload/rows.h"
 

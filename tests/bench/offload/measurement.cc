@@ -42,11 +42,6 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
 double CopyBandwidth(cudaMemcpyKind kind, uint64_t bytes) {
   const bool from_host = kind == cudaMemcpyHostToDevice;
   void *from = nullptr, *to = nullptr;

@@ -16,9 +16,6 @@ namespace gguf_offload {
 using Clock = std::chrono::steady_clock;
 double SecondsSince(Clock::time_point start);
 
-// The upper one of the two in the middle; `values` must not be empty.
-double Median(std::vector<double> values);
-
 // Bytes a second: one copy of `bytes` after the other from pinned memory to the GPU, or within the
 // GPU (read and written).
 double CopyBandwidth(cudaMemcpyKind kind, uint64_t bytes);
