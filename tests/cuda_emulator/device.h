@@ -101,6 +101,7 @@ inline void cp_async_cg_shared_global(uint32_t to, const void* from) {
 inline void cp_async_cg_shared_global(uint32_t to, const void* from, int bytes) {
   AsyncCopy(to, from, bytes, 16);
 }
+inline void prefetch_global_L2(const void* from) {}
 inline void cp_async_commit_group() { AsyncCommit(); }
 inline void cp_async_wait_group(int pending) { AsyncWait(pending); }
 inline void cp_async_wait_all() {
@@ -207,6 +208,14 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
 inline int __reduce_add_sync(unsigned mask, int value) {
   return EmulatedReduce(mask, value, [](int a, int b) { return a + b; });
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const ::cuda_emulator::WarpValues values = ::cuda_emulator::Exchange(mask, predicate != 0);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if (mask >> lane & 1) ballot |= static_cast<unsigned>(values[lane] & 1) << lane;
+  }
+  return ballot;
+}
 inline int __any_sync(unsigned mask, int predicate) {
   return EmulatedReduce(mask, predicate != 0, [](bool a, bool b) { return a || b; });
 }
@@ -243,6 +252,10 @@ T atomicAdd(T* p, T value) {
 template <typename T>
 T atomicMax(T* p, T value) {
   return std::exchange(*p, std::max(*p, value));
+}
+template <typename T>
+T atomicMin(T* p, T value) {
+  return std::exchange(*p, std::min(*p, value));
 }
 template <typename T>
 T atomicExch(T* p, T value) {

@@ -2,6 +2,7 @@
 // stream, events, captured graphs. Only what the project calls.
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -263,7 +264,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   }
   return cudaSuccess;
 }
+// How often the host has waited for the device.
+std::atomic<int64_t> host_waits = 0;
+extern "C" int64_t CudaEmulatorHostWaits() { return host_waits; }
+
 cudaError_t cudaDeviceSynchronize() {
+  ++host_waits;
   SynchronizeAll(true);
   return cudaSuccess;
 }
@@ -341,6 +347,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  ++host_waits;
   if (const cudaError_t error = CheckCopy(to, from, bytes); error != cudaSuccess) return error;
   SynchronizeAll(false);
   std::memcpy(to, from, bytes);
@@ -351,6 +358,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   return cudaSuccess;
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  ++host_waits;
   SynchronizeAll(false);
   std::memset(to, value, bytes);
   return cudaSuccess;
@@ -362,6 +370,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) 
   std::lock_guard lock(streams_mutex);
   streams.push_back(created);
   return cudaSuccess;
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = *greatest = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned int flags, int priority) {
+  return cudaStreamCreateWithFlags(stream, flags);
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
@@ -376,6 +391,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (Of(stream).capturing()) return Fail(cudaErrorStreamCaptureUnsupported);
+  ++host_waits;
   Of(stream).Synchronize();
   return cudaSuccess;
 }
@@ -430,6 +446,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  ++host_waits;
   if (std::shared_ptr<Recording> last = Of(event).Last()) last->Wait();
   return cudaSuccess;
 }
