@@ -7,6 +7,7 @@
 
 #include "kernels/attention/latent_attention_cuda.h"
 #include "kernels/attention/shared_tile.cuh"
+#include "kernels/ops/block_sum.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
@@ -17,6 +18,7 @@ constexpr int kChunks = kDims / 8;
 constexpr int kKeys = kPageTokens;                 // of a round
 constexpr int kWarpDims = kMaxLatentValueDim / 4;  // values that a warp adds up
 constexpr int kScoreStride = kKeys + 4;            // spreads rows over the banks
+constexpr int kMergeThreads = 256;
 constexpr int kTileBytes = kKeys * kDims * sizeof(__half);
 
 // kGroups: of four warps and 16 rows each.
@@ -81,25 +83,50 @@ struct LatentBlock {
   }
 };
 
-// Writes the queries of `rows` rows to shared memory, as CopyTile does keys.
-__device__ __forceinline__ void StoreQueries(const LatentArguments& a, const LatentBlock& block,
-                                             int rows, uint32_t tile) {
-  const int dim = a.layer.key_dim;
-  const float scale = a.spec.scale * kLog2E;
-  for (int i = threadIdx.x; i < rows * kChunks; i += blockDim.x) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const LatentRow query = block.Row(row);
-    float v[8] = {};
-    if (query.position >= 0) {
-      const float* q = a.rows.q + query.token * a.rows.q_stride + query.head * dim + 8 * chunk;
+// Eight elements of a query, multiplied by `scale`; zeros where there are none.
+struct QueryChunk {
+  float v[8] = {};
+
+  __device__ __forceinline__ void Load(const LatentArguments& a, const LatentRow& row, int chunk,
+                                       float scale) {
+    const int dim = a.layer.key_dim;
+    if (row.position < 0 || 8 * chunk >= dim) return;
+    const float* q = a.rows.q + row.token * a.rows.q_stride + row.head * dim + 8 * chunk;
+    if (dim % 8 == 0) {
+      const float4 low = reinterpret_cast<const float4*>(q)[0];
+      const float4 high = reinterpret_cast<const float4*>(q)[1];
+      const float loaded[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        if (8 * chunk + e < dim) v[e] = q[e] * scale;
-      }
+      for (int e = 0; e < 8; ++e) v[e] = loaded[e] * scale;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) v[e] = 8 * chunk + e < dim ? q[e] * scale : 0.0f;
     }
-    StoreChunk(tile + (row * kChunks + (chunk ^ row % 8)) * 16,
-               make_uint4(PackHalves(v[0], v[1]), PackHalves(v[2], v[3]), PackHalves(v[4], v[5]),
-                          PackHalves(v[6], v[7])));
+  }
+};
+
+// Writes the block's queries to shared memory, as CopyTile does keys.
+template <int kRows, int kThreads>
+__device__ __forceinline__ void StoreQueries(const LatentArguments& a, const LatentBlock& block,
+                                             uint32_t tile) {
+  constexpr int kAtOnce = 3;  // that a thread has on their way
+  static_assert(kRows * kChunks % (kAtOnce * kThreads) == 0);
+  const float scale = a.spec.scale * kLog2E;
+  for (int first = threadIdx.x; first < kRows * kChunks; first += kAtOnce * kThreads) {
+    QueryChunk chunks[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + j * kThreads;
+      chunks[j].Load(a, block.Row(i / kChunks), i % kChunks, scale);
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int row = (first + j * kThreads) / kChunks, chunk = (first + j * kThreads) % kChunks;
+      const float(&v)[8] = chunks[j].v;
+      StoreChunk(tile + (row * kChunks + (chunk ^ row % 8)) * 16,
+                 make_uint4(PackHalves(v[0], v[1]), PackHalves(v[2], v[3]), PackHalves(v[4], v[5]),
+                            PackHalves(v[6], v[7])));
+    }
   }
 }
 
@@ -250,7 +277,7 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
   };
 
   if (kBuffers > 1) copy(share.begin, 0);
-  StoreQueries(a, block, Shape::kRows, queries);
+  StoreQueries<Shape::kRows, Shape::kThreads>(a, block, queries);
   const LatentRow rows[2] = {block.Row(16 * group + g), block.Row(16 * group + g + 8)};
   const int positions[2] = {rows[0].position, rows[1].position};
   LatentState state = {};
@@ -292,31 +319,46 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
 }
 
 // Grid: (heads, decode rows).
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(kMergeThreads)
     MergeLatentKernel(const __grid_constant__ LatentArguments a) {
   LetLaterKernelsBegin();
   AwaitEarlierKernels();
+  __shared__ float factors[kMaxDecodeSplits];  // of the parts' values in the result
   const DecodeRow row = a.decode_rows[blockIdx.y];
   if (row.position < 0) return;
   const int active = FindShare(a.splits, row.position, 0).active;
   if (active == 1) return;
   const int head = blockIdx.x, dim = a.layer.value_dim;
   const int64_t first = (static_cast<int64_t>(blockIdx.y) * a.spec.heads + head) * a.splits.splits;
-  float largest = MinusInfinity(), sum = 0;
-  for (int i = 0; i < active; ++i) largest = fmaxf(largest, a.partial_softmax[first + i].x);
-  for (int i = 0; i < active; ++i) {
-    const float2 part = a.partial_softmax[first + i];
-    sum += part.y * Exp2(part.x - largest);
-  }
-  const float inverse = 1.0f / sum;
-  float* out = a.rows.out + row.row * a.rows.out_stride + static_cast<int64_t>(head) * dim;
-  for (int element = threadIdx.x; element < dim; element += blockDim.x) {
-    float total = 0;
-    for (int i = 0; i < active; ++i) {
-      total +=
-          a.partials[(first + i) * dim + element] * Exp2(a.partial_softmax[first + i].x - largest);
+  if (threadIdx.x < 32) {
+    float largest = MinusInfinity(), sum = 0;
+    for (int i = threadIdx.x; i < active; i += 32) {
+      largest = fmaxf(largest, a.partial_softmax[first + i].x);
     }
-    out[element] = total * inverse;
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
+    }
+    for (int i = threadIdx.x; i < active; i += 32) {
+      const float2 part = a.partial_softmax[first + i];
+      factors[i] = Exp2(part.x - largest);
+      sum += part.y * factors[i];
+    }
+    const float inverse = 1.0f / SumOverWarp(sum);
+    for (int i = threadIdx.x; i < active; i += 32) factors[i] *= inverse;
+  }
+  __syncthreads();
+  float* out = a.rows.out + row.row * a.rows.out_stride + static_cast<int64_t>(head) * dim;
+  for (int element = 2 * threadIdx.x; element < dim; element += 2 * kMergeThreads) {
+    const float* part = a.partials + first * dim + element;
+    float2 total = make_float2(0, 0);
+#pragma unroll 8
+    for (int i = 0; i < active; ++i) {
+      const float2 v = *reinterpret_cast<const float2*>(part + static_cast<int64_t>(i) * dim);
+      total.x += v.x * factors[i];
+      total.y += v.y * factors[i];
+    }
+    *reinterpret_cast<float2*>(out + element) = total;
   }
 }
 
@@ -343,7 +385,8 @@ void Launch(const LatentArguments& a, int n, cudaStream_t stream) {
 template <bool kDecode>
 void LaunchBest(const LatentArguments& a, int n, cudaStream_t stream) {
   assert(a.layer.key_dim <= kMaxLatentKeyDim && a.layer.value_dim <= kMaxLatentValueDim &&
-         a.layer.key_dim % 2 == 0 && a.layer.value_dim % 2 == 0 && a.layer.kv_heads == 1);
+         a.layer.key_dim % 2 == 0 && a.layer.value_dim % 2 == 0 && a.layer.kv_heads == 1 &&
+         a.rows.q_stride % 4 == 0 && a.rows.out_stride % 2 == 0);
   const bool many = !kDecode || a.spec.heads > 16;
   if (many && HasSharedMemory(LatentShape<4, 2>::kSharedBytes)) {
     Launch<4, 2, kDecode>(a, n, stream);
@@ -384,7 +427,8 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
-    LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), 128, 0, stream, a);
+    LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), kMergeThreads, 0, stream,
+                    a);
   }
 }
 

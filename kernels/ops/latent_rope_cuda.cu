@@ -44,7 +44,18 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int key_dim = a.layer.key_dim, plain = key_dim - a.rope_dim;
   const float* key = a.key + row * a.key_stride;
   __half* to = a.layer.keys + (page * kPageTokens + position % kPageTokens) * key_dim;
-  for (int i = threadIdx.x % 32; i < plain; i += 32) Store(to, i, key[i]);
+  constexpr int kAtOnce = 8;  // that a lane has on their way
+  for (int first = threadIdx.x % 32; first < plain; first += 32 * kAtOnce) {
+    float values[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (first + 32 * j < plain) values[j] = key[first + 32 * j];
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (first + 32 * j < plain) Store(to, first + 32 * j, values[j]);
+    }
+  }
   RotateByWarp(a, row, key + plain, to + plain);
 }
 
