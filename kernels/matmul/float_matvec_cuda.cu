@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/matmul/async_copy.cuh"
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/plain_numbers.cuh"
 
@@ -56,21 +57,30 @@ template <class Number, int kColumns, bool kVector>
 __global__ void __launch_bounds__(32 * kMatVecWarps)
     FloatMatVecKernel(const __grid_constant__ MatVecLaunch launch, FloatColumns columns) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   using Piece = WeightPiece<Number, kVector>;
   constexpr int kNumbers = Piece::kNumbers;
   const MatVecTask task = FindMatVecTask(launch);
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
+  const Number* row = reinterpret_cast<const Number*>(matrix.weight) + task.row * launch.cols;
+  const int64_t second = task.row + 1 < matrix.rows ? launch.cols : 0;
+  const int first = (task.part * 32 + static_cast<int>(threadIdx.x % 32)) * kNumbers;
+  const int step = 32 * kNumbers * launch.split;
+  const int cols = static_cast<int>(launch.cols);
   float sums[kMatVecRows][kColumns] = {};
 
   if (task.row < matrix.rows) {
-    const Number* row = reinterpret_cast<const Number*>(matrix.weight) + task.row * launch.cols;
-    const int64_t second = task.row + 1 < matrix.rows ? launch.cols : 0;
-    const int step = 32 * kNumbers * launch.split;
-    const int cols = static_cast<int>(launch.cols);
+    // Weights come nearer while earlier kernels run.
+    constexpr int kMostPrefetched = 16;
+    const int end = min(cols, first + kMostPrefetched * step);
+    for (int col = first; col < end && threadIdx.x % 8 == 0; col += step) {
+#pragma unroll
+      for (int i = 0; i < kMatVecRows; ++i) PrefetchLine(row + i * second + col);
+    }
+  }
+  AwaitEarlierKernels();
+  if (task.row < matrix.rows) {
 #pragma unroll(kColumns == 1 ? 4 : 1)
-    for (int col = (task.part * 32 + static_cast<int>(threadIdx.x % 32)) * kNumbers; col < cols;
-         col += step) {
+    for (int col = first; col < cols; col += step) {
       Piece w[kMatVecRows];
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) w[i].Load(row + i * second + col);

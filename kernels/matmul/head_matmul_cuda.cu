@@ -1,4 +1,6 @@
 #include "kernels/matmul/head_matmul_cuda.h"
+
+#include "kernels/matmul/async_copy.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/quant/dequantize_tile.cuh"
 #include "kernels/quant/visit_type.h"
@@ -9,7 +11,8 @@ namespace {
 using quant::TensorType;
 
 constexpr int kThreads = 128;
-constexpr int kTile = 64;  // rows and columns of weights that are expanded at a time
+constexpr int kTile = 64;                 // rows and columns of weights that are expanded at a time
+constexpr size_t kMostShared = 48 << 10;  // that every GPU lets a block have
 
 struct HeadArguments {
   HeadMatrices weight;
@@ -113,17 +116,151 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// --- For a few rows of x, as in decoding, which waits for the weights: the lanes of a warp expand
+// a group of 32 weights each and take its part of the products straight away.
+
+constexpr int kFewTokens = 4;
+constexpr int kGroupStride = 36;  // floats from group to group of x in shared memory: other banks
+constexpr int kRowRounds = 2;     // that a warp makes
+
+// Lanes that share a row of `groups` groups.
+__host__ __device__ constexpr int LanesOfRow(int groups) {
+  int lanes = 1;
+  while (lanes < groups && lanes < 32) lanes *= 2;
+  return lanes;
+}
+
+// Grid: (blocks of rows, heads).
+template <TensorType kType, bool kPlain>
+__global__ void __launch_bounds__(kThreads)
+    MultiplyFewKernel(const __grid_constant__ HeadArguments a) {
+  LetLaterKernelsBegin();
+  extern __shared__ __align__(16) float few[];  // (n, groups, kGroupStride)
+  const int head = blockIdx.y;
+  const int64_t cols = a.weight.cols;
+  const int groups = static_cast<int>((cols + 31) / 32);
+  const int lanes = LanesOfRow(groups), lane = threadIdx.x % 32;
+  const int round_rows = kThreads / lanes;  // of the block
+  const int64_t first_row =
+      int64_t{blockIdx.x} * kRowRounds * round_rows + static_cast<int>(threadIdx.x) / lanes;
+  const uint8_t* matrix = a.weight.data + head * a.weight.head_bytes;
+#pragma unroll
+  for (int round = 0; round < kRowRounds; ++round) {
+    // Weights come nearer while earlier kernels run.
+    const int64_t row = first_row + round * round_rows;
+    if (row >= a.weight.rows || lane % lanes >= groups) continue;
+    PrefetchLine(matrix + row * a.row_bytes + lane % lanes * (a.row_bytes / groups));
+  }
+  AwaitEarlierKernels();
+  const float* from = a.x.data + head * a.x.head_stride;
+  for (int i = threadIdx.x; i < a.n * groups * 32; i += kThreads) {
+    const int token = i / (groups * 32), column = i % (groups * 32);
+    few[(token * groups + column / 32) * kGroupStride + column % 32] =
+        column < cols ? from[token * a.x.row_stride + column] : 0.0f;
+  }
+  __syncthreads();
+
+#pragma unroll
+  for (int round = 0; round < kRowRounds; ++round) {
+    const int64_t row = first_row + round * round_rows;
+    float sums[kFewTokens] = {};
+    if (row < a.weight.rows) {
+      for (int group = lane % lanes; group < groups; group += lanes) {
+        float w[32];
+        ExpandGroup<kType, kPlain>(matrix + row * a.row_bytes, cols, group, w);
+#pragma unroll
+        for (int token = 0; token < kFewTokens; ++token) {
+          if (token >= a.n) break;
+          const float4* x =
+              reinterpret_cast<const float4*>(few + (token * groups + group) * kGroupStride);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) {
+            const float4 v = x[i];
+            sums[token] = fmaf(w[4 * i], v.x, sums[token]);
+            sums[token] = fmaf(w[4 * i + 1], v.y, sums[token]);
+            sums[token] = fmaf(w[4 * i + 2], v.z, sums[token]);
+            sums[token] = fmaf(w[4 * i + 3], v.w, sums[token]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int token = 0; token < kFewTokens; ++token) {
+      if (token >= a.n) break;
+      for (int distance = lanes / 2; distance > 0; distance /= 2) {
+        sums[token] += __shfl_xor_sync(0xffffffffu, sums[token], distance);
+      }
+      if (lane % lanes == 0 && row < a.weight.rows) {
+        a.y.data[token * a.y.row_stride + head * a.y.head_stride + row] = sums[token];
+      }
+    }
+  }
+}
+
+// Of every lane's 32 values, the sum over the lanes of value i in lane i.
+__device__ __forceinline__ float SumToLanes(float (&values)[32]) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const bool upper = threadIdx.x & distance;
+#pragma unroll
+    for (int i = 0; i < distance; ++i) {
+      const float given = upper ? values[i] : values[i + distance];
+      const float kept = upper ? values[i + distance] : values[i];
+      values[i] = kept + __shfl_xor_sync(0xffffffffu, given, distance);
+    }
+  }
+  return values[0];
+}
+
+// The same for the transposed matrices: a warp has a group of columns, its lanes have rows. Grid:
+// (groups / warps of a block, heads, n).
+template <TensorType kType, bool kPlain>
+__global__ void __launch_bounds__(kThreads)
+    MultiplyFewTransposedKernel(const __grid_constant__ HeadArguments a) {
+  LetLaterKernelsBegin();
+  AwaitEarlierKernels();
+  const int head = blockIdx.y, lane = threadIdx.x % 32;
+  const int64_t group = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t cols = a.weight.cols;
+  if (group * 32 >= cols) return;
+  const uint8_t* matrix = a.weight.data + head * a.weight.head_bytes;
+  const float* x = a.x.data + blockIdx.z * a.x.row_stride + head * a.x.head_stride;
+  float sums[32] = {};
+  for (int64_t row = lane; row < a.weight.rows; row += 32) {
+    float w[32];
+    ExpandGroup<kType, kPlain>(matrix + row * a.row_bytes, cols, static_cast<int>(group), w);
+    const float v = x[row];
+#pragma unroll
+    for (int i = 0; i < 32; ++i) sums[i] = fmaf(w[i], v, sums[i]);
+  }
+  const float sum = SumToLanes(sums);
+  const int64_t column = group * 32 + lane;
+  if (column < cols) {
+    a.y.data[blockIdx.z * a.y.row_stride + head * a.y.head_stride + column] = sum;
+  }
+}
+
 template <TensorType kType, bool kPlain>
 void Launch(const HeadArguments& a, cudaStream_t stream) {
-  const int64_t results = a.transposed ? a.weight.cols : a.weight.rows;
-  const auto grid = [&](int tokens) {
-    return dim3(static_cast<unsigned>((results + kTile - 1) / kTile), a.weight.heads,
-                (a.n + tokens - 1) / tokens);
+  const auto blocks = [](int64_t count, int64_t of_block) {
+    return static_cast<unsigned>((count + of_block - 1) / of_block);
   };
-  if (a.n <= 4) {
-    LaunchDependent(MultiplyHeadsKernel<kType, kPlain, 1, 2>, grid(4), kThreads, 0, stream, a);
+  const int64_t groups = blocks(a.weight.cols, 32);
+  const unsigned heads = a.weight.heads;
+  const size_t shared = a.n * groups * kGroupStride * sizeof(float);
+  if (a.n <= kFewTokens && a.transposed) {
+    LaunchDependent(MultiplyFewTransposedKernel<kType, kPlain>,
+                    dim3(blocks(groups, kThreads / 32), heads, a.n), kThreads, 0, stream, a);
+  } else if (a.n <= kFewTokens && shared <= kMostShared) {
+    const int rows = kRowRounds * kThreads / LanesOfRow(static_cast<int>(groups));
+    LaunchDependent(MultiplyFewKernel<kType, kPlain>, dim3(blocks(a.weight.rows, rows), heads),
+                    kThreads, shared, stream, a);
   } else {
-    LaunchDependent(MultiplyHeadsKernel<kType, kPlain, 4, 4>, grid(32), kThreads, 0, stream, a);
+    constexpr int kResults = 4, kTokens = 4, kBlockTokens = kThreads * kResults / kTile * kTokens;
+    const int64_t results = a.transposed ? a.weight.cols : a.weight.rows;
+    LaunchDependent(MultiplyHeadsKernel<kType, kPlain, kResults, kTokens>,
+                    dim3(blocks(results, kTile), heads, blocks(a.n, kBlockTokens)), kThreads, 0,
+                    stream, a);
   }
 }
 

@@ -79,6 +79,7 @@ TEST_F(HeadMatMulCudaTest, ProductsAreExactUpToRounding) {
     if (!known) continue;
     for (const bool transposed : {false, true}) {
       Check(c, transposed, 1);
+      Check(c, transposed, 3);
       Check(c, transposed, 37);
       if (HasFatalFailure()) return;
     }
@@ -87,6 +88,10 @@ TEST_F(HeadMatMulCudaTest, ProductsAreExactUpToRounding) {
     Check({TensorType::kQ8_0, 2, 128, 0, 128, 512}, transposed, 4);
     Check({TensorType::kQ8_0, 5, 9, 0, 9, 96}, transposed, 5);
     Check({TensorType::kF16, 2, 33, 1, 31, 44}, transposed, 33);
+    Check({TensorType::kF16, 2, 33, 1, 31, 44}, transposed, 2);
+    Check({TensorType::kQ4_0, 3, 40, 0, 40, 32}, transposed, 1);
+    Check({TensorType::kBF16, 2, 70, 3, 67, 1500}, transposed, 2);
+    Check({TensorType::kQ8_0, 1, 6, 0, 6, 4096}, transposed, 4);
   }
 }
 
