@@ -145,7 +145,11 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
   }
   const int logit_rows = static_cast<int>(batch.logit_rows.size());
   if (with_head) backend_.FetchLogits(logits_.Rows(logit_rows));
-  if (absl::Status status = backend_.Synchronize(); !status.ok()) return status;
+  {
+    // Where operations are done later, the host waits for them here and nowhere else.
+    const Trace::Span span(backend_.asynchronous() ? trace_ : nullptr, "host", "wait for the GPU");
+    if (absl::Status status = backend_.Synchronize(); !status.ok()) return status;
+  }
   for (int i = 0; i < logit_rows; ++i) {
     sink(i, {.largest = backend_.LargestOf(i),
              .values = batch.logit_values[i] ? backend_.HostRow(i) : std::span<float>()});

@@ -12,6 +12,9 @@
 #include "tests/modelgen/synthetic_model.h"
 #include "third_party/cuda/device_available.h"
 
+// Of the emulator; a GPU's runtime does not count.
+extern "C" __attribute__((weak)) int64_t CudaEmulatorHostWaits();
+
 namespace gguf_offload {
 namespace {
 
@@ -214,6 +217,32 @@ TEST_F(ForwardPassCudaTest, CachedExpertsGiveTheSameLogits) {
       }
       EXPECT_GE(misses, last_misses);
       last_misses = misses;
+    }
+  }
+}
+
+// Neither for weights nor for experts that are not in the cache.
+TEST_F(ForwardPassCudaTest, TheHostWaitsOnceAStep) {
+  if (CudaEmulatorHostWaits == nullptr) GTEST_SKIP() << "only the emulator counts";
+  for (const char* preset : {"tiny-llama", "tiny-qwen3moe", "tiny-deepseek2"}) {
+    SCOPED_TRACE(preset);
+    const std::string path = Synthetic(preset, "Q4_K", 4);
+    auto resident = Load(path, {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+    ASSERT_NE(resident, nullptr);
+    const uint64_t bank_bytes = BankBytes(*resident), other_bytes = OtherBytes(*resident);
+    auto model = Load(path, {.activations = ActivationPrecision::kInt8,
+                             .step_tokens = 128,
+                             .resident_weights = bank_bytes > 0 ? other_bytes + bank_bytes / 2 : 0,
+                             .expert_cache = bank_bytes / 3});
+    ASSERT_NE(model, nullptr);
+    const auto& placement = model->engine->placement();
+    EXPECT_GT(bank_bytes > 0 ? placement.cached_bytes : placement.streamed_bytes, 0u);
+    SequenceRunner runner(*model);
+    runner.Step({1, 10, 45, 300, 7}, 1);
+    for (int step = 0; step < 6; ++step) {  // as it is, recorded, replayed
+      const int64_t before = CudaEmulatorHostWaits();
+      runner.Step({8 + step}, 1);
+      EXPECT_EQ(CudaEmulatorHostWaits() - before, 1) << step;
     }
   }
 }

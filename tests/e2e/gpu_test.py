@@ -173,6 +173,17 @@ class GpuTest(EndToEndTest):
             ordered = sorted(spans[lane], key=lambda e: e['ts'])
             for first, second in zip(ordered, ordered[1:]):
                 self.assertGreaterEqual(second['ts'], first['ts'] + first['dur'] - 20)
+        # The host queues a whole step before it waits, once. The first and the last may be cut off.
+        steps = sorted((e for e in spans['host'] if e['name'] == 'step'), key=lambda e: e['ts'])
+        self.assertGreater(len(steps), 3)
+        for step in steps[1:-1]:
+            within = [e for e in spans['host'] + spans.get('launch', [])
+                      if step['ts'] <= e['ts'] < step['ts'] + step['dur']]
+            waits = [e for e in within if e['name'] == 'wait for the GPU']
+            self.assertEqual(len(waits), 1)
+            for event in within:
+                if event['name'] in ('layer', 'head'):
+                    self.assertLessEqual(event['ts'] + event['dur'], waits[0]['ts'] + 1)
 
     def test_weightd_killed_while_layers_are_streamed(self):
         port = free_port()
