@@ -43,6 +43,7 @@ struct StepActivations {
   // Of models with experts.
   Matrix router;       // (rows, experts)
   Matrix shared_gate;  // (rows, 1)
+  Matrix shared;       // (rows, embedding): what shared experts add; in the memory of `attention`
 };
 
 class Architecture {

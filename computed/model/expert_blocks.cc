@@ -64,7 +64,7 @@ absl::Status Named(const v1::Manifest& manifest, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat(prefix, status.message()));
 }
 
-// h -> residual += gate? * W_down (silu(W_gate h) * W_up h); overwrites h.
+// residual += gate? * W_down (silu(W_gate h) * W_up h)
 void AddSharedExpert(Backend& backend, const TransformerShape& shape, const ExpertTraits& traits,
                      const LayerWeights& weights, const StepActivations& step) {
   const Weight no_bias;
@@ -78,11 +78,11 @@ void AddSharedExpert(Backend& backend, const TransformerShape& shape, const Expe
     backend.Project(step.hidden, {{{weights[kSharedExpertRouter], no_bias, step.shared_gate}}});
   }
   backend.SwiGlu(gate, up);
-  backend.Project(gate, {{{weights[kSharedExpertDown], no_bias, step.hidden}}});
+  backend.Project(gate, {{{weights[kSharedExpertDown], no_bias, step.shared}}});
   if (traits.shared == SharedExperts::kGated) {
-    backend.AddGated(step.residual, step.hidden, step.shared_gate);
+    backend.AddGated(step.residual, step.shared, step.shared_gate);
   } else {
-    backend.Add(step.residual, step.hidden);
+    backend.Add(step.residual, step.shared);
   }
 }
 
@@ -147,17 +147,18 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
                      step.hidden);
   backend.Project(step.hidden, {{{weights[kRouter], weights[kRouterBias], step.router}}});
   backend.ChooseExperts(step.router, weights[kExpertSelectionBias], shape.experts.routing);
-  backend.AddExperts(step.residual, step.hidden,
-                     {.gate = weights[kExpertGate],
-                      .up = weights[kExpertUp],
-                      .down = weights[kExpertDown],
-                      .gate_bias = weights[kExpertGateBias],
-                      .up_bias = weights[kExpertUpBias],
-                      .down_bias = weights[kExpertDownBias],
-                      .activation = traits.activation});
+  const ExpertBank bank = {.gate = weights[kExpertGate],
+                           .up = weights[kExpertUp],
+                           .down = weights[kExpertDown],
+                           .gate_bias = weights[kExpertGateBias],
+                           .up_bias = weights[kExpertUpBias],
+                           .down_bias = weights[kExpertDownBias],
+                           .activation = traits.activation};
+  backend.FetchExperts(bank);
   if (shape.experts.shared_feed_forward > 0) {
     AddSharedExpert(backend, shape, traits, weights, step);
   }
+  backend.AddExperts(step.residual, step.hidden, bank);
 }
 
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights) {

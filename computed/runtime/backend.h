@@ -157,6 +157,9 @@ class Backend {
   // guess them from what that one adds its experts to, and begin to fetch them. A hint, without
   // influence on results; the weights must stay where they are until the stretch has run.
   virtual void PredictExperts(const ExpertRoute& route) {}
+  // Says that AddExperts will follow with this bank: a backend that has to fetch the chosen experts
+  // may begin to, beside the operations in between. A hint like the last one.
+  virtual void FetchExperts(const ExpertBank& bank) {}
   // residual += sum over the experts chosen for each row of weight * expert(x)
   virtual void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) = 0;
   // residual += sigmoid(gate) * x, with one gate a row: (rows, 1)

@@ -22,7 +22,9 @@ std::vector<Wanted> WantedMatrices(const TransformerShape& shape, const ForwardP
       {&step.key, options.max_rows, shape.kv_heads * shape.key_dim},
       {&step.value, options.max_rows,
        shape.has_latent_attention() ? 0 : shape.kv_heads * shape.value_dim},
-      {&step.attention, options.max_rows, shape.heads * shape.value_dim},
+      {&step.attention, options.max_rows,
+       std::max(shape.heads * shape.value_dim,
+                shape.experts.shared_feed_forward > 0 ? shape.embedding : 0)},
       {&step.gate, options.max_rows, shape.gated_width()},
       {&step.up, options.max_rows, shape.gated_width()},
       {&step.query_latent, options.max_rows, shape.latent.query_rank},
@@ -84,6 +86,12 @@ absl::Status ForwardPass::Allocate(const ForwardPassOptions& options) {
     if (!allocated.ok()) return allocated.status();
     *wanted.matrix = *allocated;
   }
+  const TransformerShape& shape = architecture_.shape();
+  const Matrix attention = activations_.attention;
+  activations_.attention = attention.Columns(0, shape.heads * shape.value_dim);
+  if (shape.experts.shared_feed_forward > 0) {
+    activations_.shared = attention.Columns(0, shape.embedding);
+  }
   return absl::OkStatus();
 }
 
@@ -106,9 +114,10 @@ void ForwardPass::PlanStretches(bool large) {
 
 StepActivations ForwardPass::Activations(int rows) const {
   StepActivations step = activations_;
-  for (Matrix* matrix : {&step.residual, &step.hidden, &step.query, &step.key, &step.value,
-                         &step.attention, &step.gate, &step.up, &step.query_latent,
-                         &step.head_query, &step.head_value, &step.router, &step.shared_gate}) {
+  for (Matrix* matrix :
+       {&step.residual, &step.hidden, &step.query, &step.key, &step.value, &step.attention,
+        &step.gate, &step.up, &step.query_latent, &step.head_query, &step.head_value, &step.router,
+        &step.shared_gate, &step.shared}) {
     *matrix = matrix->Rows(rows);
   }
   return step;

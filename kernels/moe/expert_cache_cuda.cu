@@ -2,15 +2,19 @@
 #include <cassert>
 
 #include "kernels/moe/expert_cache_cuda.h"
+#include "kernels/moe/expert_slots.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
 
 constexpr int kResolveThreads = 256;
-constexpr int kFillThreads = 512;
-constexpr int kFillBlocks = 8;  // of each matrix
-constexpr int kInFlight = 4;    // pieces of 16 bytes a thread
+// Small blocks find room beside those of other kernels. Together they have 4 MiB on their way, many
+// times what the link needs to be busy.
+constexpr int kFillThreads = 128;
+constexpr int kFillBlocks = 256;
+constexpr int kInFlight = 8;                            // pieces of 16 bytes a thread
+constexpr int kRoundPieces = kInFlight * kFillThreads;  // that a block copies at a time
 
 struct ResolveArguments {
   const int32_t* chosen;
@@ -23,74 +27,64 @@ struct ResolveArguments {
   int64_t expert_bytes;
 };
 
-// Marks of experts.
-constexpr uint8_t kNotWanted = 0, kFound = 1, kMissing = 2;
-
 // One block.
 __global__ void __launch_bounds__(kResolveThreads)
     ResolveKernel(const __grid_constant__ ResolveArguments a) {
   LetLaterKernelsBegin();
   AwaitEarlierKernels();
-  __shared__ uint8_t marks[kMaxExperts];
-  __shared__ int32_t missing[kMaxExpertSlots];  // experts, in their order
+  constexpr int kWarps = kResolveThreads / 32;
+  constexpr int32_t kNobody = INT32_MAX;
+  __shared__ int32_t first_pair[kMaxExperts];   // that chose an expert
+  __shared__ int32_t missing[kMaxExpertSlots];  // experts, in the order of the pairs
   __shared__ unsigned long long last_use[kMaxExpertSlots];
-  __shared__ int found_count, missing_count, early_count;
+  __shared__ int missing_of_warp[kWarps], found_count, early_count;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const unsigned long long now = *a.pool.clock + 1;
   int32_t* const slot_of = a.pool.slot_of + a.first_owner;
-  for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) marks[i] = kNotWanted;
-  if (threadIdx.x == 0) found_count = missing_count = early_count = 0;
+  for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) first_pair[i] = kNobody;
+  for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
+    last_use[i] = a.pool.last_use[i];
+  }
+  if (threadIdx.x == 0) found_count = early_count = 0;
   __syncthreads();
-  for (int i = threadIdx.x; i < a.pairs; i += kResolveThreads) {
-    if (a.chosen[i] >= 0) marks[a.chosen[i]] = kFound;
+  for (int pair = threadIdx.x; pair < a.pairs; pair += kResolveThreads) {
+    if (a.chosen[pair] >= 0) atomicMin(&first_pair[a.chosen[pair]], pair);
   }
   __syncthreads();
-  for (int expert = threadIdx.x; expert < a.experts; expert += kResolveThreads) {
-    if (marks[expert] == kNotWanted) continue;
-    const int slot = slot_of[expert];
+
+  int missing_count = 0;
+  for (int first = 0; first < a.pairs; first += kResolveThreads) {
+    const int pair = first + threadIdx.x;
+    const int expert = pair < a.pairs ? a.chosen[pair] : -1;
+    const bool asks = expert >= 0 && first_pair[expert] == pair;
+    const int slot = asks ? slot_of[expert] : -1;
     if (slot >= 0) {
+      last_use[slot] = now;
       a.pool.last_use[slot] = now;
       atomicAdd(&found_count, 1);
       if (a.pool.early_for != nullptr && a.pool.early_for[slot] == now) atomicAdd(&early_count, 1);
-    } else {
-      marks[expert] = kMissing;
-      atomicAdd(&missing_count, 1);
     }
+    const unsigned misses = __ballot_sync(0xffffffffu, asks && slot < 0);
+    if (lane == 0) missing_of_warp[warp] = __popc(misses);
+    __syncthreads();
+    int before = missing_count + __popc(misses & ((1u << lane) - 1));
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp) before += missing_of_warp[w];
+      missing_count += missing_of_warp[w];
+    }
+    if (asks && slot < 0) missing[before] = expert;
+    __syncthreads();
   }
+
+  ChooseSlots(last_use, a.pool.slots, now, missing, missing_count, a.fills.fills);
   __syncthreads();
-  if (missing_count > 0) {
-    for (int expert = threadIdx.x; expert < a.experts; expert += kResolveThreads) {
-      if (marks[expert] != kMissing) continue;
-      int before = 0;
-      for (int i = 0; i < expert; ++i) before += marks[i] == kMissing;
-      missing[before] = expert;
-    }
-    __syncthreads();
-    for (int slot = threadIdx.x; slot < a.pool.slots; slot += kResolveThreads) {
-      last_use[slot] = a.pool.last_use[slot];
-    }
-    __syncthreads();
-    // The slots unused for the longest time, of equals the first.
-    for (int slot = threadIdx.x; slot < a.pool.slots; slot += kResolveThreads) {
-      const unsigned long long used = last_use[slot];
-      if (used == now) continue;
-      int older = 0;
-#pragma unroll 8
-      for (int i = 0; i < a.pool.slots; ++i) {
-        older += last_use[i] < used || (last_use[i] == used && i < slot);
-      }
-      if (older < missing_count) a.fills.fills[older] = {missing[older], slot};
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < missing_count; i += kResolveThreads) {
-      const ExpertFill fill = a.fills.fills[i];
-      const int owner = a.pool.owner[fill.slot];
-      if (owner >= 0) a.pool.slot_of[owner] = -1;
-      a.pool.owner[fill.slot] = a.first_owner + fill.expert;
-      a.pool.last_use[fill.slot] = now;
-      slot_of[fill.expert] = fill.slot;
-      if (a.fills.told_fills != nullptr) a.fills.told_fills[i] = fill;
-    }
+  for (int i = threadIdx.x; i < missing_count; i += kResolveThreads) {
+    const ExpertFill fill = a.fills.fills[i];
+    PassSlot(a.pool, a.first_owner, fill);
+    a.pool.last_use[fill.slot] = now;
+    if (a.fills.told_fills != nullptr) a.fills.told_fills[i] = fill;
   }
+  if (threadIdx.x < kMaxFillParts) a.fills.begun[threadIdx.x] = 0;
   if (threadIdx.x == 0) {
     *a.fills.count = missing_count;
     if (a.fills.told_count != nullptr) *a.fills.told_count = missing_count;
@@ -104,40 +98,58 @@ __global__ void __launch_bounds__(kResolveThreads)
 
 struct FillArguments {
   ExpertFills fills;
+  int first;       // fill
+  int end;         // that there may be
+  int32_t* begun;  // rounds that blocks have taken
   ExpertSource sources[3];
+  int rounds[3];  // that a matrix takes, wherever it begins
   uint8_t* slots;
   int64_t slot_stride;
 };
 
-// Grid: (3 * kFillBlocks, most fills).
+// Blocks take rounds as they come to them, as the link serves some faster than others, and the last
+// one left would not keep it busy.
 __global__ void __launch_bounds__(kFillThreads)
     FillKernel(const __grid_constant__ FillArguments a) {
   LetLaterKernelsBegin();
   AwaitEarlierKernels();
-  if (static_cast<int>(blockIdx.y) >= *a.fills.count) return;
-  const ExpertFill fill = a.fills.fills[blockIdx.y];
-  const ExpertSource& source = a.sources[blockIdx.x / kFillBlocks];
-  const uint8_t* from = source.data + fill.expert * source.bytes;
-  const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
-  if (a.fills.entries != nullptr) {
-    const uint8_t* const entry = a.fills.entries[blockIdx.y];
-    if (entry == nullptr) return;
-    from = entry + source.offset + phase;
-  }
-  const int64_t pieces = (phase + source.bytes + 15) / 16;
-  const uint4* const pieces_from = reinterpret_cast<const uint4*>(from - phase);
-  uint4* const to = reinterpret_cast<uint4*>(a.slots + fill.slot * a.slot_stride + source.offset);
-  constexpr int64_t kStep = kFillBlocks * kFillThreads;
-  for (int64_t first = (blockIdx.x % kFillBlocks) * kFillThreads + threadIdx.x; first < pieces;
-       first += kInFlight * kStep) {
+  __shared__ int taken[2];
+  const int fill_rounds = a.rounds[0] + a.rounds[1] + a.rounds[2];
+  const int rounds = (min(a.end, *a.fills.count) - a.first) * fill_rounds;
+  if (rounds <= 0) return;
+  if (threadIdx.x == 0) taken[0] = atomicAdd(a.begun, 1);
+  for (int turn = 0;; turn = 1 - turn) {
+    __syncthreads();
+    const int round = taken[turn];
+    if (round >= rounds) return;
+    if (threadIdx.x == 0) taken[1 - turn] = atomicAdd(a.begun, 1);  // while this one is copied
+
+    const int index = a.first + round / fill_rounds;
+    int part = round % fill_rounds, matrix = 0;
+    while (part >= a.rounds[matrix]) part -= a.rounds[matrix++];
+    const ExpertFill fill = a.fills.fills[index];
+    const ExpertSource& source = a.sources[matrix];
+    const uint8_t* from = source.data + fill.expert * source.bytes;
+    const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
+    if (a.fills.entries != nullptr) {
+      const uint8_t* const entry = a.fills.entries[index];
+      if (entry == nullptr) continue;
+      from = entry + source.offset + phase;
+    }
+    const int64_t pieces = (phase + source.bytes + 15) / 16;
+    const int64_t first = int64_t{part} * kRoundPieces + threadIdx.x;
+    const uint4* const pieces_from = reinterpret_cast<const uint4*>(from - phase);
+    uint4* const to = reinterpret_cast<uint4*>(a.slots + fill.slot * a.slot_stride + source.offset);
     uint4 loaded[kInFlight];
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
-      if (first + i * kStep < pieces) loaded[i] = __ldcs(pieces_from + first + i * kStep);
+      const int64_t piece = first + i * kFillThreads;
+      if (piece < pieces) loaded[i] = __ldcs(pieces_from + piece);
     }
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
-      if (first + i * kStep < pieces) to[first + i * kStep] = loaded[i];
+      const int64_t piece = first + i * kFillThreads;
+      if (piece < pieces) to[piece] = loaded[i];
     }
   }
 }
@@ -154,11 +166,26 @@ void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int lay
   LaunchDependent(ResolveKernel, 1, kResolveThreads, 0, stream, a);
 }
 
-void FillSlots(const ExpertFills& fills, int most, const ExpertSource (&sources)[3], uint8_t* slots,
-               int64_t slot_stride, cudaStream_t stream) {
-  if (most <= 0) return;
-  const FillArguments a = {fills, {sources[0], sources[1], sources[2]}, slots, slot_stride};
-  LaunchDependent(FillKernel, dim3(3 * kFillBlocks, most), kFillThreads, 0, stream, a);
+void FillSlots(const ExpertFills& fills, int first, int end, int part,
+               const ExpertSource (&sources)[3], uint8_t* slots, int64_t slot_stride,
+               cudaStream_t stream) {
+  assert(part < kMaxFillParts);
+  if (first >= end) return;
+  FillArguments a = {
+      .fills = fills,
+      .first = first,
+      .end = end,
+      .begun = fills.begun + part,
+      .sources = {sources[0], sources[1], sources[2]},
+      .rounds = {},
+      .slots = slots,
+      .slot_stride = slot_stride,
+  };
+  for (int i = 0; i < 3; ++i) {
+    const int64_t most_pieces = (15 + sources[i].bytes + 15) / 16;
+    a.rounds[i] = static_cast<int>((most_pieces + kRoundPieces - 1) / kRoundPieces);
+  }
+  LaunchDependent(FillKernel, kFillBlocks, kFillThreads, 0, stream, a);
 }
 
 }  // namespace gguf_offload::cuda

@@ -45,10 +45,14 @@ struct ExpertFill {
   int32_t slot;
 };
 
+// The most parts that the fills of a call are copied in.
+inline constexpr int kMaxFillParts = 8;
+
 // What a call leaves for FillSlots.
 struct ExpertFills {
   ExpertFill* fills = nullptr;  // (as many as pairs of a call, or slots)
   int32_t* count = nullptr;
+  int32_t* begun = nullptr;  // (kMaxFillParts) what FillSlots has begun to copy of each part
 
   // Where the host fetches experts between the two: mapped memory in which ResolveExperts repeats
   // fills and count for it, and where it answers with the address of each expert, in mapped memory
@@ -59,7 +63,9 @@ struct ExpertFills {
 };
 
 // Finds a slot for each expert of `chosen` in layer `layer` (of `experts` experts each). A slot
-// that this call uses is not taken from its expert. `chosen` has at most pool.slots pairs.
+// that this call uses is not taken from its expert. `chosen` has at most pool.slots pairs, or the
+// pool as many slots as the layer experts. Fills are in the order of the pairs that are the first
+// to ask for them: pair i finds its expert in its slot after the first i + 1 fills.
 void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int layer, int experts,
                     const ExpertFills& fills, ExpertCounts* counts, int64_t expert_bytes,
                     cudaStream_t stream);
@@ -72,12 +78,14 @@ struct ExpertSource {
   int64_t offset = 0;             // in a slot, a multiple of 16
 };
 
-// Copies the experts that ResolveExperts has found missing to their slots: a matrix begins at the
-// source's offset and has the address modulo 16 that it has in host memory. At most `most` fills.
-// With fills.entries, experts are taken from there, and of sources[i].data only the address modulo
-// 16 counts; slots of experts without an entry stay as they are.
-void FillSlots(const ExpertFills& fills, int most, const ExpertSource (&sources)[3], uint8_t* slots,
-               int64_t slot_stride, cudaStream_t stream);
+// Copies those experts to their slots that ResolveExperts has found missing, from fill `first` to
+// the one before `end`, as far as there are so many: a matrix begins at the source's offset and has
+// the address modulo 16 that it has in host memory. Each call for the same fills has another
+// `part`. With fills.entries, experts are taken from there, and of sources[i].data only the address
+// modulo 16 counts; slots of experts without an entry stay as they are.
+void FillSlots(const ExpertFills& fills, int first, int end, int part,
+               const ExpertSource (&sources)[3], uint8_t* slots, int64_t slot_stride,
+               cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

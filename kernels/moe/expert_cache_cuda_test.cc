@@ -39,6 +39,7 @@ class Cache {
         clock_(std::vector<unsigned long long>(1, 0)),
         fills_(slots),
         count_(1),
+        begun_(kMaxFillParts),
         counts_(std::vector<ExpertCounts>(layers)) {
     stride_ = 0;
     for (int i = 0; i < 3; ++i) {
@@ -72,17 +73,21 @@ class Cache {
     for (int i = 0; i < 3; ++i) {
       sources[i] = {mapped_[i] + layer * experts_ * kBytes[i], kBytes[i], offsets_[i]};
     }
-    const ExpertFills fills = flipped_ != 0 ? told_.With(fills_.data(), count_.data())
-                                            : ExpertFills{fills_.data(), count_.data()};
+    ExpertFills fills{fills_.data(), count_.data(), begun_.data()};
+    if (flipped_ != 0) told_.AddTo(fills);
+    const std::vector<int32_t> missing = MissingOf(layer, chosen);
     ResolveExperts(choice,
                    {slots_, owner_.data(), last_use_.data(), clock_.data(), slot_of_.data()}, layer,
                    experts_, fills, counts_.data() + layer, 100, nullptr);
     if (flipped_ != 0) FetchTold(sources);
     if (check_bytes) {
-      FillSlots(fills, std::min<int>(slots_, chosen.size()), sources, memory_->data(), stride_,
-                nullptr);
+      const int most = std::min<int>(slots_, chosen.size());
+      FillSlots(fills, 0, 1, 0, sources, memory_->data(), stride_, nullptr);
+      FillSlots(fills, 1, most, 1, sources, memory_->data(), stride_, nullptr);
     }
     CheckCuda(cudaGetLastError());
+    const std::vector<ExpertFill> fetched = fills_.ToHost();
+    for (size_t i = 0; i < missing.size(); ++i) EXPECT_EQ(fetched[i].expert, missing[i]);
     const std::vector<int32_t> slot_of = slot_of_.ToHost(), owner = owner_.ToHost();
     const std::vector<uint8_t> bytes = check_bytes ? memory_->ToHost() : std::vector<uint8_t>();
     std::set<int> used;
@@ -123,14 +128,27 @@ class Cache {
       const uint8_t* entries[64];
     };
     Mapped& mapped() { return *static_cast<Mapped*>(memory); }
-    ExpertFills With(ExpertFill* fills, int32_t* count) {
+    void AddTo(ExpertFills& fills) {
       void* device = nullptr;
       CheckCuda(cudaHostGetDevicePointer(&device, memory, 0));
       Mapped& on_device = *static_cast<Mapped*>(device);
-      return {fills, count, on_device.fills, &on_device.count, on_device.entries};
+      fills.told_fills = on_device.fills;
+      fills.told_count = &on_device.count;
+      fills.entries = on_device.entries;
     }
     void* memory = nullptr;
   };
+
+  // Those that have no slot, in the order in which pairs ask for them.
+  std::vector<int32_t> MissingOf(int layer, const std::vector<int32_t>& chosen) {
+    const std::vector<int32_t> slot_of = slot_of_.ToHost();
+    std::vector<int32_t> missing;
+    for (const int32_t expert : chosen) {
+      if (expert < 0 || slot_of[layer * experts_ + expert] >= 0) continue;
+      if (std::count(missing.begin(), missing.end(), expert) == 0) missing.push_back(expert);
+    }
+    return missing;
+  }
 
   // Gives each missing expert an entry.
   void FetchTold(const ExpertSource (&sources)[3]) {
@@ -161,7 +179,7 @@ class Cache {
   DeviceArray<int32_t> owner_, slot_of_;
   DeviceArray<unsigned long long> last_use_, clock_;
   DeviceArray<ExpertFill> fills_;
-  DeviceArray<int32_t> count_;
+  DeviceArray<int32_t> count_, begun_;
   DeviceArray<ExpertCounts> counts_;
   int64_t offsets_[3], stride_;
   std::unique_ptr<DeviceArray<uint8_t>> memory_;

@@ -59,24 +59,26 @@ void ExpertFeedForward::AddTo(float* out, int64_t out_stride, const float* x, in
                               const QuantizedRows& quantized, const ChosenExperts& chosen,
                               const Experts& experts, cudaStream_t stream) const {
   if (WantsQuantized(chosen.rows, experts)) {
-    return AddChunk(out, out_stride, x, x_stride, quantized, chosen, experts, stream);
+    Multiply(x, x_stride, quantized, chosen, 0, experts, stream);
+    return AddProducts(out, out_stride, chosen, experts, stream);
   }
   for (int first = 0; first < chosen.rows; first += config_.chunk_rows) {
     ChosenExperts chunk = chosen;
     chunk.experts += static_cast<int64_t>(first) * chosen.used;
     chunk.weights += static_cast<int64_t>(first) * chosen.used;
     chunk.rows = std::min(config_.chunk_rows, chosen.rows - first);
-    AddChunk(out + first * out_stride, out_stride, x + first * x_stride, x_stride, {}, chunk,
-             experts, stream);
+    Multiply(x + first * x_stride, x_stride, {}, chunk, 0, experts, stream);
+    AddProducts(out + first * out_stride, out_stride, chunk, experts, stream);
   }
 }
 
 // Both in one launch where they are alike.
-void ExpertFeedForward::GateAndUp(const Experts& experts, const auto& multiply) const {
+void ExpertFeedForward::GateAndUp(const Experts& experts, int pairs_per_row, int first_pair,
+                                  const auto& multiply) const {
   ExpertProducts products{.y_stride = PadFloats(config_.feed_forward),
-                          .pairs_per_row = config_.used};
-  float* const gate = At<float>(layout_.gate);
-  float* const up = At<float>(layout_.up);
+                          .pairs_per_row = pairs_per_row};
+  float* const gate = At<float>(layout_.gate) + first_pair * products.y_stride;
+  float* const up = At<float>(layout_.up) + first_pair * products.y_stride;
   if (experts.gate.type == experts.up.type) {
     products.count = 2;
     products.matrices[0] = experts.gate;
@@ -93,60 +95,65 @@ void ExpertFeedForward::GateAndUp(const Experts& experts, const auto& multiply) 
   multiply(products);
 }
 
-void ExpertFeedForward::AddChunk(float* out, int64_t out_stride, const float* x, int64_t x_stride,
-                                 const QuantizedRows& quantized, const ChosenExperts& chosen,
-                                 const Experts& experts, cudaStream_t stream) const {
+void ExpertFeedForward::Multiply(const float* x, int64_t x_stride, const QuantizedRows& quantized,
+                                 const ChosenExperts& part, int first_pair, const Experts& experts,
+                                 cudaStream_t stream) const {
   const bool int8 = quantized.q != nullptr;
-  const int pairs = chosen.pairs();
+  const int pairs = part.pairs();
   const int width = static_cast<int>(config_.feed_forward);
-  const int64_t stride = PadFloats(config_.feed_forward);
-  float* const gate = At<float>(layout_.gate);
-  float* const down = At<float>(layout_.down);
+  const int64_t stride = PadFloats(config_.feed_forward), down_stride = PadFloats(config_.dim);
+  float* const gate = At<float>(layout_.gate) + first_pair * stride;
+  float* const up = At<float>(layout_.up) + first_pair * stride;
+  float* const down = At<float>(layout_.down) + first_pair * down_stride;
 
   ExpertOrder order;
   int tiles = pairs;
-  if (!int8 || chosen.rows > kUnsortedRows) {
+  if (!int8 || part.rows > kUnsortedRows) {
     const int tile_pairs = int8 ? kExpertMatVecPairs : kExpertMatMulPairs;
     order = {At<int32_t>(layout_.pairs), At<ExpertTile>(layout_.tiles)};
     tiles = MostExpertTiles(pairs, config_.experts, tile_pairs);
-    OrderByExpert(chosen, config_.experts, tile_pairs, order, stream);
+    OrderByExpert(part, config_.experts, tile_pairs, order, stream);
   }
 
   QuantizedRows h;  // what the experts' second product takes
-  __half* const half_h = At<__half>(layout_.half_h);
-  float* const h_scale = At<float>(layout_.h_scale);
+  __half* const half_h =
+      At<__half>(layout_.half_h) + first_pair * PadHalfColumns(config_.feed_forward);
+  float* const h_scale = At<float>(layout_.h_scale) + first_pair;
   if (int8) {
     h = {At<int8_t>(layout_.q), At<float2>(layout_.q_scale), config_.feed_forward};
-    GateAndUp(experts, [&](const ExpertProducts& products) {
-      MultiplyExpertsInt8(products, quantized, chosen, order, tiles, stream);
+    h = h.Rows(first_pair);
+    GateAndUp(experts, part.used, first_pair, [&](const ExpertProducts& products) {
+      MultiplyExpertsInt8(products, quantized, part, order, tiles, stream);
     });
   } else {
     __half* const half_x = At<__half>(layout_.half_x);
     float* const x_scale = At<float>(layout_.x_scale);
-    RowsToHalf(x, x_stride, chosen.rows, config_.dim, half_x, x_scale, stream);
-    GateAndUp(experts, [&](const ExpertProducts& products) {
+    RowsToHalf(x, x_stride, part.rows, config_.dim, half_x, x_scale, stream);
+    GateAndUp(experts, part.used, first_pair, [&](const ExpertProducts& products) {
       MultiplyExpertsHalf(products, half_x, x_scale, order, tiles, stream);
     });
   }
   if (experts.activation == ExpertActivation::kClampedSwiGlu) {
-    ClampedSwiGlu(gate, stride, At<float>(layout_.up), stride, kClampedSwiGluAlpha,
-                  kClampedSwiGluLimit, pairs, width, gate, stride, h, stream);
+    ClampedSwiGlu(gate, stride, up, stride, kClampedSwiGluAlpha, kClampedSwiGluLimit, pairs, width,
+                  gate, stride, h, stream);
   } else {
-    SwiGlu(gate, stride, At<float>(layout_.up), stride, pairs, width, gate, stride, h, stream);
+    SwiGlu(gate, stride, up, stride, pairs, width, gate, stride, h, stream);
   }
 
-  const ExpertProducts products{.matrices = {experts.down},
-                                .y = {down},
-                                .y_stride = PadFloats(config_.dim),
-                                .pairs_per_row = 1};
+  const ExpertProducts products{
+      .matrices = {experts.down}, .y = {down}, .y_stride = down_stride, .pairs_per_row = 1};
   if (int8) {
-    MultiplyExpertsInt8(products, h, chosen, order, tiles, stream);
+    MultiplyExpertsInt8(products, h, part, order, tiles, stream);
   } else {
     RowsToHalf(gate, stride, pairs, config_.feed_forward, half_h, h_scale, stream);
     MultiplyExpertsHalf(products, half_h, h_scale, order, tiles, stream);
   }
-  AddWeightedExperts(chosen, down, products.y_stride, config_.dim, out, out_stride, experts.uses,
-                     stream);
+}
+
+void ExpertFeedForward::AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,
+                                    const Experts& experts, cudaStream_t stream) const {
+  AddWeightedExperts(chosen, At<float>(layout_.down), PadFloats(config_.dim), config_.dim, out,
+                     out_stride, experts.uses, stream);
 }
 
 }  // namespace gguf_offload::cuda

@@ -24,7 +24,7 @@ namespace gguf_offload::cuda {
 
 struct ExpertFeedForwardConfig {
   int experts = 0;  // 0: none, no memory
-  int used = 0;     // chosen for a row
+  int used = 0;     // chosen for a row, at most
   int64_t dim = 0;
   int64_t feed_forward = 0;
   int int8_rows = 64;   // the most rows that are multiplied in 8 bits, where weights allow
@@ -63,6 +63,15 @@ class ExpertFeedForward {
              const QuantizedRows& quantized,  // x in 8 bits, where that is wanted
              const ChosenExperts& chosen, const Experts& experts, cudaStream_t stream) const;
 
+  // The same in two steps, so that the experts of a single row may come one after the other: the
+  // products of the row's pairs from `first_pair` on, as many as `part` has, stay in the memory
+  // until the sum over all of them is added.
+  void Multiply(const float* x, int64_t x_stride, const QuantizedRows& quantized,
+                const ChosenExperts& part, int first_pair, const Experts& experts,
+                cudaStream_t stream) const;
+  void AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,
+                   const Experts& experts, cudaStream_t stream) const;
+
  private:
   // Offsets of what the memory holds.
   struct Layout {
@@ -71,10 +80,8 @@ class ExpertFeedForward {
     explicit Layout(const ExpertFeedForwardConfig& config);
   };
 
-  void AddChunk(float* out, int64_t out_stride, const float* x, int64_t x_stride,
-                const QuantizedRows& quantized, const ChosenExperts& chosen, const Experts& experts,
-                cudaStream_t stream) const;
-  void GateAndUp(const Experts& experts, const auto& multiply) const;
+  void GateAndUp(const Experts& experts, int pairs_per_row, int first_pair,
+                 const auto& multiply) const;
   template <typename T>
   T* At(size_t offset) const {
     return reinterpret_cast<T*>(memory_ + offset);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/matmul/device_matrix_for_test.h"
@@ -148,6 +150,22 @@ void Check(Layer& layer, const Step& run, double tolerance) {
                      {device_chosen.data(), device_weights.data(), rows, kUsed}, experts, nullptr);
   ASSERT_EQ(cudaGetLastError(), cudaSuccess);
   const std::vector<float> result = out.ToHost();
+
+  if (rows == 1) {  // in parts: the same bits
+    DeviceArray<float> in_parts(residual);
+    ExpertFeedForward::Experts uncounted = experts;
+    uncounted.uses = nullptr;
+    for (const auto& [first, count] : {std::pair(0, kUsed - 1), std::pair(kUsed - 1, 1)}) {
+      feed_forward.Multiply(device_x.data(), kStride, quantized,
+                            {device_chosen.data() + first, device_weights.data() + first, 1, count},
+                            first, uncounted, nullptr);
+    }
+    feed_forward.AddProducts(in_parts.data(), kStride,
+                             {device_chosen.data(), device_weights.data(), 1, kUsed}, uncounted,
+                             nullptr);
+    const std::vector<float> got = in_parts.ToHost();
+    EXPECT_EQ(std::memcmp(got.data(), result.data(), got.size() * sizeof(float)), 0);
+  }
 
   const std::vector<uint32_t> counted = uses.ToHost();
   for (int expert = 0; expert < kExperts; ++expert) {

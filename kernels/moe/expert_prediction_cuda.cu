@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/moe/expert_prediction_cuda.h"
+#include "kernels/moe/expert_slots.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -70,28 +71,16 @@ __global__ void __launch_bounds__(kThreads) GuessKernel(const __grid_constant__ 
     if (before < count) missing[before] = expert;
   }
   __syncthreads();
-  // The slots unused for the longest time, of equals the first.
-  for (int slot = threadIdx.x; slot < a.pool.slots && count > 0; slot += kThreads) {
-    const unsigned long long used = last_use[slot];
-    if (used == kKept) continue;
-    int older = 0;
-#pragma unroll 8
-    for (int i = 0; i < a.pool.slots; ++i) {
-      older += last_use[i] < used || (last_use[i] == used && i < slot);
-    }
-    if (older < count) a.fills.fills[older] = {missing[older], slot};
-  }
+  ChooseSlots(last_use, a.pool.slots, kKept, missing, count, a.fills.fills);
   __syncthreads();
   for (int i = threadIdx.x; i < count; i += kThreads) {
     const ExpertFill fill = a.fills.fills[i];
-    const int owner = a.pool.owner[fill.slot];
-    if (owner >= 0) a.pool.slot_of[owner] = -1;
-    a.pool.owner[fill.slot] = a.first_owner + fill.expert;
+    PassSlot(a.pool, a.first_owner, fill);
     a.pool.early_for[fill.slot] = *a.pool.clock + 1;
-    slot_of[fill.expert] = fill.slot;
   }
   if (threadIdx.x == 0) {
     *a.fills.count = count;
+    a.fills.begun[0] = 0;
     a.counts->early += count;
     a.counts->early_bytes += count * a.expert_bytes;
   }

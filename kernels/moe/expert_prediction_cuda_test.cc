@@ -41,6 +41,7 @@ class Cache {
         clock_(std::vector<unsigned long long>(1, 0)),
         fills_(slots),
         count_(std::vector<int32_t>(1, 0)),
+        begun_(kMaxFillParts),
         counts_(std::vector<ExpertCounts>(1)),
         expected_(slots) {}
 
@@ -51,7 +52,8 @@ class Cache {
     DeviceArray<float> device_weights(weights);
     const int rows = static_cast<int>(chosen.size()) / used;
     ResolveGuess({device_chosen.data(), device_weights.data(), rows, used}, most, pool(), 0,
-                 experts_, {fills_.data(), count_.data()}, counts_.data(), kBytes, nullptr);
+                 experts_, {fills_.data(), count_.data(), begun_.data()}, counts_.data(), kBytes,
+                 nullptr);
     CheckCuda(cudaGetLastError());
     const Fills fetched = Fetched();
     EXPECT_EQ(fetched, ExpectGuess(chosen, weights, most));
@@ -63,7 +65,8 @@ class Cache {
   Fills Use(const std::vector<int32_t>& chosen) {
     DeviceArray<int32_t> device_chosen(chosen);
     ResolveExperts({device_chosen.data(), nullptr, static_cast<int>(chosen.size()), 1}, pool(), 0,
-                   experts_, {fills_.data(), count_.data()}, counts_.data(), kBytes, nullptr);
+                   experts_, {fills_.data(), count_.data(), begun_.data()}, counts_.data(), kBytes,
+                   nullptr);
     CheckCuda(cudaGetLastError());
     const Fills fetched = Fetched();
     EXPECT_EQ(fetched, ExpectUse(chosen));
@@ -148,10 +151,10 @@ class Cache {
 
   Fills ExpectUse(const std::vector<int32_t>& chosen) {
     ++now_;
-    std::set<int> wanted(chosen.begin(), chosen.end()), kept;
-    wanted.erase(-1);
+    std::set<int> wanted, kept;
     std::vector<int> missing;
-    for (int expert : wanted) {
+    for (int expert : chosen) {
+      if (expert < 0 || !wanted.insert(expert).second) continue;
       const int slot = SlotOf(expert);
       if (slot < 0) {
         missing.push_back(expert);
@@ -196,7 +199,7 @@ class Cache {
   DeviceArray<int32_t> owner_, slot_of_;
   DeviceArray<unsigned long long> last_use_, early_for_, clock_;
   DeviceArray<ExpertFill> fills_;
-  DeviceArray<int32_t> count_;
+  DeviceArray<int32_t> count_, begun_;
   DeviceArray<ExpertCounts> counts_;
   std::vector<Slot> expected_;
   int now_ = 0;

@@ -163,7 +163,7 @@ void BenchCache(const Model& model, int64_t expert_bytes, double link) {
   Mapped bank(expert_bytes * experts);
   DeviceArray<uint8_t> slots(3 * part * kSlots);
   DeviceArray<int32_t> owner(std::vector<int32_t>(kSlots, -1));
-  DeviceArray<int32_t> slot_of(std::vector<int32_t>(experts, -1)), count(1);
+  DeviceArray<int32_t> slot_of(std::vector<int32_t>(experts, -1)), count(1), begun(kMaxFillParts);
   DeviceArray<unsigned long long> last_use(std::vector<unsigned long long>(kSlots, 0));
   DeviceArray<unsigned long long> clock(std::vector<unsigned long long>(1, 0));
   DeviceArray<ExpertFill> fills(kSlots);
@@ -179,10 +179,10 @@ void BenchCache(const Model& model, int64_t expert_bytes, double link) {
     DeviceArray<int32_t> chosen(order);
     const int calls = experts / used;
     const double microseconds = GraphMicroseconds(calls, [&](int call, cudaStream_t stream) {
-      const ExpertFills list{fills.data(), count.data()};
+      const ExpertFills list{fills.data(), count.data(), begun.data()};
       ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, pool, 0, experts, list,
                      counts.data(), expert_bytes, stream);
-      FillSlots(list, used, sources, slots.data(), 3 * part, stream);
+      FillSlots(list, 0, used, 0, sources, slots.data(), 3 * part, stream);
     });
     if (hits) {
       std::printf("%-14s cache, all found: %.2f us\n", model.name, microseconds);

@@ -95,6 +95,7 @@ class CudaBackend : public Backend {
   void SwiGlu(Matrix gate, Matrix up) override;
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
   void PredictExperts(const ExpertRoute& route) override;
+  void FetchExperts(const ExpertBank& bank) override;
   void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
   void AddGated(Matrix residual, Matrix x, Matrix gate) override;
   void GatherLogitRows(Matrix x, Matrix out) override;
@@ -175,6 +176,7 @@ class CudaBackend : public Backend {
   StepShape shape_;
   int padded_rows_ = 0;               // 0: this step is not recorded
   const float* quantized_ = nullptr;  // the matrix whose 8-bit form the matmul has
+  bool fetching_ = false;             // FetchExperts has begun what AddExperts needs
   struct {
     Matrix residual;
     Matrix x;

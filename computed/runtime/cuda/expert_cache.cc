@@ -14,7 +14,7 @@ struct StateLayout {
   uint64_t counts = 0, uses = 0, clocks = 0, last_use = 0, early_for = 0;  // zero at first
   uint64_t zero_bytes = 0;
   uint64_t slot_of = 0, owner = 0;  // -1 at first
-  uint64_t fills = 0, fill_count = 0;
+  uint64_t fills = 0, fill_count = 0, fills_begun = 0;
   uint64_t bytes = 0;
 
   StateLayout(uint64_t layers, uint64_t experts) {
@@ -31,6 +31,7 @@ struct StateLayout {
     owner = Add(slots * sizeof(int32_t));
     fills = Add(kMaxExpertSlots * sizeof(cuda::ExpertFill));
     fill_count = Add(sizeof(int32_t));
+    fills_begun = Add(cuda::kMaxFillParts * sizeof(int32_t));
   }
 
  private:
@@ -64,7 +65,8 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
   };
   counts_ = at(layout.counts, counts_);
   uses_ = at(layout.uses, uses_);
-  fills_ = {at(layout.fills, fills_.fills), at(layout.fill_count, fills_.count)};
+  fills_ = {at(layout.fills, fills_.fills), at(layout.fill_count, fills_.count),
+            at(layout.fills_begun, fills_.begun)};
   if (host_ != nullptr) host_->AddTo(fills_);
   owners_ = *state + layout.slot_of;
   owner_bytes_ = layout.fills - layout.slot_of;
@@ -73,6 +75,17 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
     status = CudaStatus(cudaMemset(owners_, 0xff, owner_bytes_), "emptying the cache of experts");
   }
   if (!status.ok() || plan_.empty()) return status;
+
+  // Ahead of what else the GPU does: the link is what a step waits for.
+  int least = 0, greatest = 0;
+  cudaDeviceGetStreamPriorityRange(&least, &greatest);
+  status = CudaStatus(cudaStreamCreateWithPriority(&fetch_stream_, cudaStreamNonBlocking, greatest),
+                      "a stream for experts");
+  for (cudaEvent_t* event : {&resolved_, &fetched_[0], &fetched_[1]}) {
+    if (!status.ok()) return status;
+    status = CudaStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event");
+  }
+  if (!status.ok()) return status;
 
   absl::StatusOr<uint8_t*> slots = arena.Take(plan_.slot_memory, "cache of experts");
   if (!slots.ok()) return slots.status();
@@ -101,6 +114,11 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
 }
 
 ExpertCache::~ExpertCache() {
+  if (fetch_stream_ != nullptr) cudaStreamSynchronize(fetch_stream_);
+  for (cudaEvent_t event : {resolved_, fetched_[0], fetched_[1]}) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
+  if (fetch_stream_ != nullptr) cudaStreamDestroy(fetch_stream_);
   if (reading_ != nullptr) cudaStreamDestroy(reading_);
 }
 
@@ -124,30 +142,58 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
   return origin;
 }
 
+std::vector<cuda::ChosenExperts> ExpertCache::PartsOf(int layer,
+                                                      const cuda::ChosenExperts& chosen) const {
+  // The experts of several rows may be the same, and those of most slots are mostly there: then a
+  // second round of products costs more than it hides.
+  if (chosen.rows > 1 || chosen.used == 1 || 2 * layers_[layer].pool.slots > experts_) {
+    return {chosen};
+  }
+  // The last part's products begin when nothing is left to be fetched: as few as can be.
+  cuda::ChosenExperts most = chosen, last = chosen;
+  most.used = chosen.used - 1;
+  last.used = 1;
+  last.experts += most.used;
+  last.weights += most.used;
+  return {most, last};
+}
+
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
-                        const Weight& up, const Weight& down, cudaStream_t stream) const {
+                        const Weight& up, const Weight& down, cudaStream_t stream) {
   const Layer& l = layers_[layer];
   const Origin origin = OriginOf(layer, gate, up, down);
   cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer,
                        origin.expert_bytes, stream);
-  if (host_ != nullptr) host_->Launch(layer, stream);
-  const int most = std::min({chosen.pairs(), l.pool.slots, experts_});
-  cuda::FillSlots(fills_, most, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
-                  stream);
+  cudaEventRecord(resolved_, stream);
+  cudaStreamWaitEvent(fetch_stream_, resolved_, 0);
+  if (host_ != nullptr) host_->Launch(layer, fetch_stream_);
+  const std::vector<cuda::ChosenExperts> parts = PartsOf(layer, chosen);
+  int first = 0;
+  for (int part = 0; part < static_cast<int>(parts.size()); ++part) {
+    const int end = std::min({first + parts[part].pairs(), l.pool.slots, experts_});
+    cuda::FillSlots(fills_, first, end, part, origin.sources, l.slots,
+                    static_cast<int64_t>(l.plan->slot_bytes), fetch_stream_);
+    cudaEventRecord(fetched_[part], fetch_stream_);
+    first = end;
+  }
+}
+
+void ExpertCache::Await(int part, cudaStream_t stream) {
+  cudaStreamWaitEvent(stream, fetched_[part], 0);
 }
 
 void ExpertCache::FetchEarly(int layer, const cuda::ChosenExperts& guess, const Weight& gate,
                              const Weight& up, const Weight& down, const cuda::ExpertFills& fills,
-                             uint64_t most_bytes, cudaStream_t stream) const {
+                             uint64_t most_bytes) const {
   const Layer& l = layers_[layer];
   const Origin origin = OriginOf(layer, gate, up, down);
   const uint64_t fitting = most_bytes / origin.expert_bytes;
   const int most = static_cast<int>(std::min<uint64_t>(
       {fitting, uint64_t(guess.pairs()), uint64_t(l.pool.slots), uint64_t(experts_)}));
   cuda::ResolveGuess(guess, most, l.pool, l.row, experts_, fills, counts_ + layer,
-                     origin.expert_bytes, stream);
-  cuda::FillSlots(fills, most, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
-                  stream);
+                     origin.expert_bytes, fetch_stream_);
+  cuda::FillSlots(fills, 0, most, 0, origin.sources, l.slots,
+                  static_cast<int64_t>(l.plan->slot_bytes), fetch_stream_);
 }
 
 cuda::ExpertMatrices ExpertCache::InSlots(int layer, int matrix,

@@ -61,17 +61,24 @@ class ExpertCache {
 
   // The most rows whose experts find room at the same time.
   int MostRows(int layer, int used) const;
-  // Brings the experts of `chosen` to slots; at most MostRows rows. The weights are in the host's
-  // pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
+  // Begins to bring the experts of `chosen` to slots, at most MostRows rows: on a stream of its
+  // own, behind what has been queued on `stream` and beside what will be. The weights are in the
+  // host's pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
-             const Weight& down, cudaStream_t stream) const;
+             const Weight& down, cudaStream_t stream);
+  // The parts of `chosen` that its last Fetch brings one after the other.
+  std::vector<cuda::ChosenExperts> PartsOf(int layer, const cuda::ChosenExperts& chosen) const;
+  // What is queued on `stream` from here on finds the experts of this part in their slots. All
+  // parts must be awaited before the next Fetch.
+  void Await(int part, cudaStream_t stream);
+  // Where Fetch brings them.
+  cudaStream_t fetch_stream() const { return fetch_stream_; }
   // Brings the experts of a guess at `layer`'s next Fetch to slots that nobody needs, those with
   // the largest weights, `most_bytes` of them at most. `fills` is memory for it, of
-  // kMaxExpertSlots. The layer's slots must be its own, and `stream` ordered behind its last use
-  // and before its next Fetch.
+  // kMaxExpertSlots. The layer's slots must be its own, and its next Fetch behind this. Queued on
+  // fetch_stream(), behind what the last Fetch brings.
   void FetchEarly(int layer, const cuda::ChosenExperts& guess, const Weight& gate, const Weight& up,
-                  const Weight& down, const cuda::ExpertFills& fills, uint64_t most_bytes,
-                  cudaStream_t stream) const;
+                  const Weight& down, const cuda::ExpertFills& fills, uint64_t most_bytes) const;
   // The same matrices, matrix 0 (gate), 1 (up) or 2 (down) of each expert, in the slots.
   cuda::ExpertMatrices InSlots(int layer, int matrix, cuda::ExpertMatrices matrices) const;
   // What went wrong since the last call, in operations on `stream` that are all done. If something
@@ -98,6 +105,9 @@ class ExpertCache {
   ExpertCache(const ExpertCachePlan& plan, int layers, int experts,
               std::unique_ptr<HostExpertFetch> host)
       : plan_(plan), experts_(experts), host_(std::move(host)), layers_(layers) {}
+  // A part's experts are multiplied while the next one's come.
+  static constexpr int kMostParts = 2;
+
   absl::Status Allocate(DeviceArena& arena);
   Origin OriginOf(int layer, const Weight& gate, const Weight& up, const Weight& down) const;
 
@@ -110,6 +120,11 @@ class ExpertCache {
   uint32_t* uses_ = nullptr;              // (layers, experts)
   uint8_t* owners_ = nullptr;             // who has which slot: all bits set where nobody has
   uint64_t owner_bytes_ = 0;
+
+  // Null where Create failed half way.
+  cudaStream_t fetch_stream_ = nullptr;
+  cudaEvent_t resolved_ = nullptr;        // on the caller's stream
+  cudaEvent_t fetched_[kMostParts] = {};  // on fetch_stream_: the part is there
 
   absl::Mutex mutex_;
   cudaStream_t reading_ ABSL_GUARDED_BY(mutex_) = nullptr;

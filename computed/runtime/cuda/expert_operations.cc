@@ -1,5 +1,7 @@
 // What mixtures of experts ask of CudaBackend.
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
@@ -13,6 +15,14 @@ void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
   chosen_.rows = Padded(logits.rows);
   cuda::ChooseExperts(logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
                       rule, chosen_, stream_);
+}
+
+void CudaBackend::FetchExperts(const ExpertBank& bank) {
+  const int layer = bank.gate.expert_layer;
+  if (!bank.gate.cached || chosen_.rows > expert_cache_->MostRows(layer, chosen_.used)) return;
+  if (predictor_ != nullptr) predictor_->Join(stream_);
+  expert_cache_->Fetch(layer, chosen_, bank.gate, bank.up, bank.down, stream_);
+  fetching_ = true;
 }
 
 void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
@@ -48,23 +58,37 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
   experts.down = expert_cache_->InSlots(layer, 2, experts.down);
   // As many rows at a time as find room for their experts.
   const int most = expert_cache_->MostRows(layer, chosen_.used);
-  // Where they do not all find room, the next layer's won't either: no slot is free for a guess.
-  bool predicts = false;
-  if (predictor_ != nullptr) {
-    predictor_->Join(stream_);
-    predicts = chosen_.rows <= most &&
-               predictor_->Begin(layer, residual.Rows(chosen_.rows), inputs_->positions(), stream_);
-  }
+  if (predictor_ != nullptr) predictor_->Join(stream_);
   for (int first = 0; first < chosen_.rows; first += most) {
     cuda::ChosenExperts chosen = chosen_;
     chosen.rows = std::min(most, chosen_.rows - first);
     chosen.experts += int64_t{first} * chosen.used;
     chosen.weights += int64_t{first} * chosen.used;
-    expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
-    if (predicts) predictor_->Fetch(*expert_cache_, stream_);
-    experts_->AddTo(residual.data + first * residual.stride, residual.stride,
-                    x.data + first * x.stride, x.stride, quantized.Rows(first), chosen, experts,
-                    stream_);
+    if (!std::exchange(fetching_, false)) {
+      expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+    }
+    // Where not all rows find room, the next layer's won't either: no slot is free for a guess.
+    if (predictor_ != nullptr && chosen.rows == chosen_.rows &&
+        predictor_->Begin(layer, residual.Rows(chosen_.rows), inputs_->positions(), stream_)) {
+      predictor_->Fetch(*expert_cache_, stream_);
+    }
+    float* const out = residual.data + first * residual.stride;
+    const float* const in = x.data + first * x.stride;
+    const std::vector<cuda::ChosenExperts> parts = expert_cache_->PartsOf(layer, chosen);
+    if (parts.size() == 1) {
+      expert_cache_->Await(0, stream_);
+      experts_->AddTo(out, residual.stride, in, x.stride, quantized.Rows(first), chosen, experts,
+                      stream_);
+    } else {
+      int first_pair = 0;
+      for (size_t part = 0; part < parts.size(); ++part) {
+        expert_cache_->Await(static_cast<int>(part), stream_);
+        experts_->Multiply(in, x.stride, quantized.Rows(first), parts[part], first_pair, experts,
+                           stream_);
+        first_pair += parts[part].pairs();
+      }
+      experts_->AddProducts(out, residual.stride, chosen, experts, stream_);
+    }
     if (chosen.rows == chosen_.rows - first) break;
   }
 }

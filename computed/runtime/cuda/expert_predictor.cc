@@ -22,7 +22,8 @@ int64_t StrideOf(int64_t columns) { return (columns + 15) / 16 * 16; }
 
 // The parts of the memory, as offsets into it.
 struct ExpertPredictor::Workspace {
-  uint64_t matmul = 0, normed = 0, logits = 0, experts = 0, weights = 0, fills = 0, fill_count = 0;
+  uint64_t matmul = 0, normed = 0, logits = 0, experts = 0, weights = 0;
+  uint64_t fills = 0, fill_count = 0, fills_begun = 0;
   uint64_t bytes = 0;
 
   explicit Workspace(const ExpertPredictorConfig& config) {
@@ -34,6 +35,7 @@ struct ExpertPredictor::Workspace {
     weights = Add(rows * config.used * sizeof(float));
     fills = Add(kMaxExpertSlots * sizeof(cuda::ExpertFill));
     fill_count = Add(sizeof(int32_t));
+    fills_begun = Add(cuda::kMaxFillParts * sizeof(int32_t));
   }
 
  private:
@@ -69,14 +71,15 @@ absl::Status ExpertPredictor::Allocate(DeviceArena& arena) {
              .weights = reinterpret_cast<float*>(*memory + layout.weights),
              .used = config_.used};
   fills_ = {.fills = reinterpret_cast<cuda::ExpertFill*>(*memory + layout.fills),
-            .count = reinterpret_cast<int32_t*>(*memory + layout.fill_count)};
+            .count = reinterpret_cast<int32_t*>(*memory + layout.fill_count),
+            .begun = reinterpret_cast<int32_t*>(*memory + layout.fills_begun)};
   std::string error;
   matmul_ = cuda::MatMul::Create(MatMulConfigOf(config_), *memory + layout.matmul, error);
   if (matmul_ == nullptr) return absl::FailedPreconditionError(error);
 
   absl::Status status =
       CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
-  for (cudaEvent_t* event : {&known_, &read_, &filled_, &fetched_}) {
+  for (cudaEvent_t* event : {&known_, &read_, &guessed_at_, &fetched_}) {
     if (!status.ok()) break;
     status = CudaStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event");
   }
@@ -85,7 +88,7 @@ absl::Status ExpertPredictor::Allocate(DeviceArena& arena) {
 
 ExpertPredictor::~ExpertPredictor() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  for (cudaEvent_t event : {known_, read_, filled_, fetched_}) {
+  for (cudaEvent_t event : {known_, read_, guessed_at_, fetched_}) {
     if (event != nullptr) cudaEventDestroy(event);
   }
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
@@ -130,11 +133,11 @@ bool ExpertPredictor::Begin(int layer, const Matrix& residual, const int32_t* po
 
 void ExpertPredictor::Fetch(const ExpertCache& cache, cudaStream_t compute) {
   cudaStreamWaitEvent(compute, read_, 0);
-  cudaEventRecord(filled_, compute);
-  cudaStreamWaitEvent(stream_, filled_, 0);
+  cudaEventRecord(guessed_at_, stream_);
+  cudaStreamWaitEvent(cache.fetch_stream(), guessed_at_, 0);
   cache.FetchEarly(guessed_->gate.expert_layer, chosen_, guessed_->gate, guessed_->up,
-                   guessed_->down, fills_, most_bytes_, stream_);
-  cudaEventRecord(fetched_, stream_);
+                   guessed_->down, fills_, most_bytes_);
+  cudaEventRecord(fetched_, cache.fetch_stream());
   guessed_.reset();
   fetching_ = true;
 }

@@ -2,8 +2,9 @@
 // layer's router is applied to what this layer's router saw, the residual stream before the experts
 // of this layer and the attention of the next, which change it a little only.
 //
-//   compute stream  Join, Begin | fetch | Fetch | experts, next attention, next router | Join ...
-//   its own stream         `- norm, router, choice -'- fetch of the guess -------------'
+//   compute stream  Join | Begin | Fetch | experts, next attention, next router | Join ...
+//   its own stream          `- norm, router, choice -.                          |
+//   cache's stream  fetch of the experts ------------'- fetch of the guess -----'
 //
 // The guess is fetched behind what this layer has to wait for, never beside it, and as much of it
 // as `most_bytes` allow, the most likely first.
@@ -58,7 +59,7 @@ class ExpertPredictor {
   // cache, nothing is known about them or the rows are too many.
   // positions: (rows) device memory; negative: a row without a token.
   bool Begin(int layer, const Matrix& residual, const int32_t* positions, cudaStream_t compute);
-  // Fetches the guess when what has been queued on `compute` is done.
+  // Fetches the guess behind what `cache` has begun to fetch.
   void Fetch(const ExpertCache& cache, cudaStream_t compute);
   // What is queued on `compute` from here on finds what was guessed in its slots.
   void Join(cudaStream_t compute);
@@ -74,10 +75,10 @@ class ExpertPredictor {
   const uint64_t most_bytes_;
   // Null where Create failed half way.
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t known_ = nullptr;    // on the compute stream: the residual stream is
-  cudaEvent_t read_ = nullptr;     // on stream_: it has been read
-  cudaEvent_t filled_ = nullptr;   // on the compute stream: this layer's experts are there
-  cudaEvent_t fetched_ = nullptr;  // on stream_: the guess is there
+  cudaEvent_t known_ = nullptr;       // on the compute stream: the residual stream is
+  cudaEvent_t read_ = nullptr;        // on stream_: it has been read
+  cudaEvent_t guessed_at_ = nullptr;  // on stream_: the guess is known
+  cudaEvent_t fetched_ = nullptr;     // on the cache's stream: the guess is there
 
   std::unique_ptr<cuda::MatMul> matmul_;
   Matrix normed_;               // (rows, embedding)

@@ -75,6 +75,7 @@ double GatherBandwidth(uint64_t bytes, int slices) {
   cuda::ExpertFills on_device;
   cudaMalloc(reinterpret_cast<void**>(&on_device.fills), experts * sizeof(fills[0]));
   cudaMalloc(reinterpret_cast<void**>(&on_device.count), sizeof(int32_t));
+  cudaMalloc(reinterpret_cast<void**>(&on_device.begun), cuda::kMaxFillParts * sizeof(int32_t));
   cudaMemcpy(on_device.fills, fills.data(), experts * sizeof(fills[0]), cudaMemcpyHostToDevice);
   cudaMemcpy(on_device.count, &experts, sizeof(int32_t), cudaMemcpyHostToDevice);
   cuda::ExpertSource sources[3];
@@ -83,10 +84,12 @@ double GatherBandwidth(uint64_t bytes, int slices) {
                   .bytes = static_cast<int64_t>(stride),
                   .offset = static_cast<int64_t>(i * stride)};
   }
-  const double kernel = FastestSeconds(
-      [&] { cuda::FillSlots(on_device, experts, sources, to, 3 * stride, nullptr); });
+  const double kernel = FastestSeconds([&] {
+    cudaMemsetAsync(on_device.begun, 0, sizeof(int32_t));
+    cuda::FillSlots(on_device, 0, experts, 0, sources, to, 3 * stride, nullptr);
+  });
   for (void* memory : {static_cast<void*>(on_device.fills), static_cast<void*>(on_device.count),
-                       static_cast<void*>(to)}) {
+                       static_cast<void*>(on_device.begun), static_cast<void*>(to)}) {
     cudaFree(memory);
   }
   cudaFreeHost(from);
