@@ -173,10 +173,10 @@ class GpuTest(EndToEndTest):
             ordered = sorted(spans[lane], key=lambda e: e['ts'])
             for first, second in zip(ordered, ordered[1:]):
                 self.assertGreaterEqual(second['ts'], first['ts'] + first['dur'] - 20)
-        # The host queues a whole step before it waits, once. The first and the last may be cut off.
-        steps = sorted((e for e in spans['host'] if e['name'] == 'step'), key=lambda e: e['ts'])
-        self.assertGreater(len(steps), 3)
-        for step in steps[1:-1]:
+        # The host queues a whole step before it waits, once.
+        steps = [e for e in spans['host'] if e['name'] == 'step']
+        self.assertTrue(steps)
+        for step in steps:
             within = [e for e in spans['host'] + spans.get('launch', [])
                       if step['ts'] <= e['ts'] < step['ts'] + step['dur']]
             waits = [e for e in within if e['name'] == 'wait for the GPU']
