@@ -291,7 +291,9 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
     run();
     cudaError_t error = cudaStreamEndCapture(stream_, &recorded);
-    if (error == cudaSuccess) error = cudaGraphInstantiate(&graph, recorded, 0);
+    if (error == cudaSuccess) {
+      error = cudaGraphInstantiate(&graph, recorded, cudaGraphInstantiateFlagUseNodePriority);
+    }
     if (recorded != nullptr) cudaGraphDestroy(recorded);
     if (error != cudaSuccess) {
       graph = nullptr;
