@@ -9,13 +9,18 @@
 
 namespace gguf_offload::cuda {
 
-// Both 16-byte aligned. Past the first-level cache: streamed weights are read once.
-__device__ __forceinline__ void AsyncCopy16(uint8_t* shared, const uint8_t* global) {
+// If `wanted`. Both 16-byte aligned. Past the first-level cache: streamed weights are read once.
+__device__ __forceinline__ void AsyncCopy16(uint8_t* shared, const uint8_t* global, bool wanted) {
 #if __CUDA_ARCH__ >= 800
+  // Without a branch, so that neighbouring copies share their arithmetic.
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16;}" ::"r"(
+          to),
+      "l"(global), "r"(static_cast<int>(wanted))
+      : "memory");
 #else
-  *reinterpret_cast<uint4*>(shared) = *reinterpret_cast<const uint4*>(global);
+  if (wanted) *reinterpret_cast<uint4*>(shared) = *reinterpret_cast<const uint4*>(global);
 #endif
 }
 

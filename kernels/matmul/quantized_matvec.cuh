@@ -34,6 +34,8 @@ struct ChunkStaging {
   static constexpr int kRowBytes = 16 * kRowPieces;
   static constexpr int kPieces = kMatVecRows * kRowPieces;
   static constexpr int kBytes = 16 * kPieces;
+  // Whether all chunks of a row begin at the same address modulo 16.
+  static constexpr bool kAlignedChunks = kChunkBytes % 16 == 0;
   // With 32 warps a processor, 160 KiB of its shared memory at most, which leaves the first-level
   // cache room for activations.
   static constexpr int kStages = std::clamp(5632 / kBytes, 2, 4);
@@ -47,23 +49,56 @@ struct WarpRows {
   uint32_t row_bytes;
 };
 
-// Begins to copy chunk `chunk` of the warp's rows to `stage`.
+// A lane's part in copying chunks of the warp's rows: what does not depend on the chunk.
 template <class Staging>
-__device__ __forceinline__ void CopyChunk(const WarpRows& rows, int chunk, int lane,
-                                          uint8_t* stage) {
+class ChunkCopier {
+ public:
+  __device__ __forceinline__ ChunkCopier(const WarpRows& rows, int lane)
+      : origin_(rows.origin), lane_(lane) {
 #pragma unroll
-  for (int first = 0; first < Staging::kPieces; first += 32) {
-    const int index = first + lane;
-    const int row = index / Staging::kRowPieces;
-    const uint32_t row_begin = rows.first + row * rows.row_stride;
-    const uint32_t begin = row_begin + chunk * Staging::kChunkBytes;
-    const uint32_t end = min(begin + Staging::kChunkBytes, row_begin + rows.row_bytes);
-    const uint32_t piece = (begin & ~15u) + 16 * (index - row * Staging::kRowPieces);
-    if (index < Staging::kPieces && piece < end) {
-      AsyncCopy16(stage + 16 * index, rows.origin + piece);
+    for (int i = 0; i < kPieces; ++i) {
+      const int row = Index(i) / Staging::kRowPieces;
+      const uint32_t begin = rows.first + row * rows.row_stride;
+      const bool is_there = Index(i) < Staging::kPieces;
+      if constexpr (Staging::kAlignedChunks) {
+        begin_[i] = FirstPiece(begin) + PieceOffset(i);
+        const bool is_in_chunk = begin_[i] < begin + Staging::kChunkBytes;
+        end_[i] = is_there && is_in_chunk ? begin + rows.row_bytes : 0;
+      } else {
+        begin_[i] = begin;
+        end_[i] = is_there ? begin + rows.row_bytes : 0;
+      }
     }
   }
-}
+
+  // Begins to copy chunk `chunk` to `stage`.
+  __device__ __forceinline__ void Copy(int chunk, uint8_t* stage) const {
+    const uint32_t offset = chunk * Staging::kChunkBytes;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      uint32_t piece = begin_[i] + offset, end = end_[i];
+      if constexpr (!Staging::kAlignedChunks) {
+        end = min(piece + Staging::kChunkBytes, end);
+        piece = FirstPiece(piece) + PieceOffset(i);
+      }
+      AsyncCopy16(stage + 16 * Index(i), origin_ + piece, piece < end);
+    }
+  }
+
+ private:
+  static constexpr int kPieces = (Staging::kPieces + 31) / 32;  // of a lane
+
+  __device__ __forceinline__ int Index(int i) const { return 32 * i + lane_; }
+  __device__ __forceinline__ uint32_t PieceOffset(int i) const {
+    return 16 * (Index(i) % Staging::kRowPieces);
+  }
+  static __device__ __forceinline__ uint32_t FirstPiece(uint32_t begin) { return begin & ~15u; }
+
+  const uint8_t* const origin_;
+  const int lane_;
+  uint32_t begin_[kPieces];  // of the piece in chunk 0, if chunks are alike; otherwise of its row
+  uint32_t end_[kPieces];    // of its row; 0 if the lane has no such piece
+};
 
 // 32 activations of one column.
 struct ActivationGroup {
@@ -82,11 +117,24 @@ __device__ __forceinline__ ActivationGroup LoadActivations(const QuantizedRows& 
   return out;
 }
 
+// sum + the products of four bytes.
+template <bool kUnsigned>
+__device__ __forceinline__ int Dot4(uint32_t w, int x, int sum) {
+  if constexpr (kUnsigned) {
+    int result;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(w), "r"(x), "r"(sum));
+    return result;
+  } else {
+    return __dp4a(static_cast<int>(w), x, sum);
+  }
+}
+
+template <bool kUnsigned>
 __device__ __forceinline__ int Dot16(const uint32_t* w, int4 x, int sum) {
-  sum = __dp4a(static_cast<int>(w[0]), x.x, sum);
-  sum = __dp4a(static_cast<int>(w[1]), x.y, sum);
-  sum = __dp4a(static_cast<int>(w[2]), x.z, sum);
-  return __dp4a(static_cast<int>(w[3]), x.w, sum);
+  sum = Dot4<kUnsigned>(w[0], x.x, sum);
+  sum = Dot4<kUnsigned>(w[1], x.y, sum);
+  sum = Dot4<kUnsigned>(w[2], x.z, sum);
+  return Dot4<kUnsigned>(w[3], x.w, sum);
 }
 
 // Adds the group's products to `sums`, one a row.
@@ -94,18 +142,19 @@ template <class Decoder, int kColumns>
 __device__ __forceinline__ void AddProducts(const Group32 (&w)[kMatVecRows],
                                             const ActivationGroup& x, int column,
                                             float (&sums)[kMatVecRows][kColumns]) {
+  constexpr bool kUnsigned = kUnsignedBytes<Decoder>;
   float lower = 0, upper = 0;  // sums of the activations of each half, if they are needed
   if constexpr (Decoder::kHasOffset && Decoder::kTwoScales) {
     constexpr uint32_t kOnes[4] = {0x01010101u, 0x01010101u, 0x01010101u, 0x01010101u};
-    lower = x.scale.x * static_cast<float>(Dot16(kOnes, x.q[0], 0));
-    upper = x.scale.x * static_cast<float>(Dot16(kOnes, x.q[1], 0));
+    lower = x.scale.x * static_cast<float>(Dot16<false>(kOnes, x.q[0], 0));
+    upper = x.scale.x * static_cast<float>(Dot16<false>(kOnes, x.q[1], 0));
   }
 #pragma unroll
   for (int row = 0; row < kMatVecRows; ++row) {
     float sum = sums[row][column];
-    const int first = Dot16(w[row].q, x.q[0], 0);
+    const int first = Dot16<kUnsigned>(w[row].q, x.q[0], 0);
     if constexpr (Decoder::kTwoScales) {
-      const int second = Dot16(w[row].q + 4, x.q[1], 0);
+      const int second = Dot16<kUnsigned>(w[row].q + 4, x.q[1], 0);
       const float product = fmaf(w[row].scale[0], static_cast<float>(first),
                                  w[row].scale[1] * static_cast<float>(second));
       sum = fmaf(x.scale.x, product, sum);
@@ -114,7 +163,7 @@ __device__ __forceinline__ void AddProducts(const Group32 (&w)[kMatVecRows],
         sum = fmaf(w[row].offset[1], upper, sum);
       }
     } else {
-      const int both = Dot16(w[row].q + 4, x.q[1], first);
+      const int both = Dot16<kUnsigned>(w[row].q + 4, x.q[1], first);
       sum = fmaf(x.scale.x * w[row].scale[0], static_cast<float>(both), sum);
       if constexpr (Decoder::kHasOffset) sum = fmaf(w[row].offset[0], x.scale.y, sum);
     }
@@ -156,11 +205,13 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
     WarpRows rows{first - misalignment, misalignment, 0, static_cast<uint32_t>(row_bytes)};
     if (task.row + 1 < matrix.rows) rows.row_stride = rows.row_bytes;
 
+    const ChunkCopier<Staging> copier(rows, lane);
+
     const int step = launch.split;
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
       const int chunk = task.part + stage * step;
-      if (chunk < chunks) CopyChunk<Staging>(rows, chunk, lane, stages[stage]);
+      if (chunk < chunks) copier.Copy(chunk, stages[stage]);
       AsyncCommit();
     }
     AwaitEarlierKernels();  // with the first weights on their way
@@ -177,7 +228,8 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
         Group32 w[kMatVecRows];
 #pragma unroll
         for (int row = 0; row < kMatVecRows; ++row) {
-          const uint32_t begin = rows.first + row * rows.row_stride + chunk * Staging::kChunkBytes;
+          uint32_t begin = rows.first + row * rows.row_stride;
+          if (!Staging::kAlignedChunks) begin += chunk * Staging::kChunkBytes;
           const uint8_t* block = stages[stage] + row * Staging::kRowBytes + (begin & 15) +
                                  lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
           Decoder::Decode(block, lane % Staging::kGroupsPerBlock, w[row]);
@@ -195,7 +247,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
       }
       __syncwarp();
       const int next = chunk + kStages * step;
-      if (next < chunks) CopyChunk<Staging>(rows, next, lane, stages[stage]);
+      if (next < chunks) copier.Copy(next, stages[stage]);
       AsyncCommit();
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }

@@ -48,7 +48,7 @@ __device__ __forceinline__ void ExpandGroup(const uint8_t* row_of_weights, int64
     Decoder::Decode(row_of_weights + static_cast<int64_t>(group / kGroups) * Decoder::kBlockBytes,
                     group % kGroups, decoded);
 #pragma unroll
-    for (int i = 0; i < 32; ++i) values[i] = ValueOf<Decoder::kHasOffset>(decoded, i);
+    for (int i = 0; i < 32; ++i) values[i] = ValueOf<Decoder>(decoded, i);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -92,11 +92,13 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
     WarpRows rows{first - misalignment, misalignment, 0, static_cast<uint32_t>(row_bytes)};
     if (row + 1 < matrices.rows) rows.row_stride = rows.row_bytes;
 
+    const ChunkCopier<Staging> copier(rows, lane);
+
     const int step = launch.split;
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
       const int chunk = part + stage * step;
-      if (chunk < chunks) CopyChunk<Staging>(rows, chunk, lane, stages[stage]);
+      if (chunk < chunks) copier.Copy(chunk, stages[stage]);
       AsyncCommit();
     }
     int stage = 0;
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
         Group32 w[kMatVecRows];
 #pragma unroll
         for (int i = 0; i < kMatVecRows; ++i) {
-          const uint32_t begin = rows.first + i * rows.row_stride + chunk * Staging::kChunkBytes;
+          uint32_t begin = rows.first + i * rows.row_stride;
+          if (!Staging::kAlignedChunks) begin += chunk * Staging::kChunkBytes;
           const uint8_t* block = stages[stage] + i * Staging::kRowBytes + (begin & 15) +
                                  lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
           Decoder::Decode(block, lane % Staging::kGroupsPerBlock, w[i]);
@@ -128,7 +131,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
       }
       __syncwarp();
       const int next = chunk + kStages * step;
-      if (next < chunks) CopyChunk<Staging>(rows, next, lane, stages[stage]);
+      if (next < chunks) copier.Copy(next, stages[stage]);
       AsyncCommit();
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }

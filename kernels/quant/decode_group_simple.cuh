@@ -39,9 +39,14 @@ struct GroupDecoder<quant::TensorType::kQ4_0> {
   static constexpr bool kHasOffset = false, kTwoScales = false;
 
   static GGUF_OFFLOAD_HOST_DEVICE void Decode(const uint8_t* block, int /*group*/, Group32& out) {
-    LoadNibbles<kAlignment>(block + 2, out.q);
-    SubtractBias<8>(out.q);
-    SetScale(Half(LoadU16<kAlignment>(block)), out);
+    uint32_t nibbles[4];
+    LoadWords<kAlignment>(block + 2, nibbles);
+    GGUF_OFFLOAD_UNROLL
+    for (int w = 0; w < 4; ++w) {  // 16 * (number - 8), see decode_group_k.cuh
+      out.q[w] = (RotateLeft(nibbles[w], 4) & 0xf0f0f0f0u) ^ 0x80808080u;
+      out.q[w + 4] = (nibbles[w] & 0xf0f0f0f0u) ^ 0x80808080u;
+    }
+    SetScale(Half(LoadU16<kAlignment>(block)) * (1.0f / 16), out);
   }
 };
 

@@ -40,9 +40,8 @@ class DecodeGroupTest : public testing::Test {
         Decoder::Decode(copy.get() + misalignment, group, out);
         CheckScales(out);
         for (int i = 0; i < 32; ++i) {
-          const auto q = static_cast<int8_t>(out.q[i / 4] >> (8 * (i % 4)));
           // A separate statement each: the compiler must not fuse them.
-          volatile float product = out.scale[i / 16] * static_cast<float>(q);
+          volatile float product = out.scale[i / 16] * NumberOf<Decoder>(out, i);
           values.push_back(Decoder::kHasOffset ? product + out.offset[i / 16]
                                                : static_cast<float>(product));
         }

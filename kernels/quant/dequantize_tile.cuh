@@ -55,11 +55,10 @@ __device__ __forceinline__ T SaturatedTo(float value) {
 }
 
 // Element i of a group, rounded as on the CPU: a fused multiply-add would differ in the last bit.
-template <bool kHasOffset>
+template <class Decoder>
 __device__ __forceinline__ float ValueOf(const Group32& group, int i) {
-  const auto q = static_cast<int8_t>(group.q[i / 4] >> (8 * (i % 4)));
-  const float product = __fmul_rn(group.scale[i / 16], static_cast<float>(q));
-  return kHasOffset ? __fadd_rn(product, group.offset[i / 16]) : product;
+  const float product = __fmul_rn(group.scale[i / 16], NumberOf<Decoder>(group, i));
+  return Decoder::kHasOffset ? __fadd_rn(product, group.offset[i / 16]) : product;
 }
 
 // --- Tiles.
@@ -125,7 +124,7 @@ __device__ __forceinline__ void DequantizeByWarp(const uint8_t* blocks, int grou
         float values[kPieceElements];
 #pragma unroll
         for (int i = 0; i < kPieceElements; ++i) {
-          values[i] = ValueOf<Decoder::kHasOffset>(decoded, piece * kPieceElements + i);
+          values[i] = ValueOf<Decoder>(decoded, piece * kPieceElements + i);
         }
         shared.values[Tile::PlaceOf(lane, piece)] = Pack16Bytes<T>(values);
       }

@@ -29,7 +29,7 @@ namespace gguf_offload::cuda {
 // 32 consecutive elements of a row, the unit of every quantized kernel:
 //   value[i] = scale[i / 16] * q[i] + offset[i / 16]
 struct Group32 {
-  uint32_t q[8];    // 32 signed bytes: element 4 * w + b in byte b of q[w]
+  uint32_t q[8];    // 32 bytes: element 4 * w + b in byte b of q[w]; signed unless kUnsignedBytes
   float scale[2];   // equal unless GroupDecoder::kTwoScales
   float offset[2];  // 0 unless GroupDecoder::kHasOffset
 };
@@ -92,6 +92,15 @@ GGUF_OFFLOAD_HOST_DEVICE uint32_t LoadU32(const uint8_t* bytes) {
 
 // A word with four equal bytes.
 GGUF_OFFLOAD_HOST_DEVICE constexpr uint32_t Repeat4(uint32_t byte) { return byte * 0x01010101u; }
+
+// `count` may be negative.
+GGUF_OFFLOAD_HOST_DEVICE uint32_t RotateLeft(uint32_t bits, int count) {
+#ifdef __CUDA_ARCH__
+  return __funnelshift_l(bits, bits, count);
+#else
+  return std::rotl(bits, count);
+#endif
+}
 
 // Byte n of the result is the byte of `high:low` that nibble n of `selectors` names. Nibbles are
 // less than 8.
@@ -218,10 +227,27 @@ GGUF_OFFLOAD_HOST_DEVICE void SetScaleAndOffset(float scale, float offset, Group
 //   static constexpr int kAlignment;    // that `block` must have: 1, 2, 4 or 8
 //   static constexpr bool kHasOffset;   // offsets may be other than 0
 //   static constexpr bool kTwoScales;   // scale[0] and scale[1] (and offsets) may differ
+//   static constexpr bool kUnsigned;    // bytes of q have no sign; false where it is left out
 //   static void Decode(const uint8_t* block, int group, Group32& out);  // host and device
 // A tensor that begins at a multiple of kAlignment has all its blocks there.
 template <quant::TensorType kType>
 struct GroupDecoder;
+
+template <class Decoder>
+inline constexpr bool kUnsignedBytes = requires {
+  requires Decoder::kUnsigned;
+};
+
+// Element i's q.
+template <class Decoder>
+GGUF_OFFLOAD_HOST_DEVICE float NumberOf(const Group32& group, int i) {
+  const uint32_t byte = group.q[i / 4] >> (8 * (i % 4));
+  if constexpr (kUnsignedBytes<Decoder>) {
+    return static_cast<float>(static_cast<uint8_t>(byte));
+  } else {
+    return static_cast<float>(static_cast<int8_t>(byte));
+  }
+}
 
 }  // namespace gguf_offload::cuda
 

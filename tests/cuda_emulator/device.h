@@ -101,7 +101,17 @@ inline void cp_async_cg_shared_global(uint32_t to, const void* from) {
 inline void cp_async_cg_shared_global(uint32_t to, const void* from, int bytes) {
   AsyncCopy(to, from, bytes, 16);
 }
+inline void dp4a_u32_s32(int& result, uint32_t a, int b, int sum) {
+  result = sum;
+  for (int i = 0; i < 4; ++i) {
+    result += static_cast<uint8_t>(a >> (8 * i)) *
+              static_cast<int8_t>(static_cast<unsigned>(b) >> (8 * i));
+  }
+}
 inline void prefetch_global_L2(const void* from) {}
+inline void cp_async_cg_shared_global_if(uint32_t to, const void* from, int wanted) {
+  if (wanted != 0) AsyncCopy(to, from, 16, 16);
+}
 inline void cp_async_commit_group() { AsyncCommit(); }
 inline void cp_async_wait_group(int pending) { AsyncWait(pending); }
 inline void cp_async_wait_all() {
@@ -280,6 +290,9 @@ inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift & 31));
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((uint64_t{high} << 32 | low) << (shift & 31) >> 32);
 }
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;

@@ -75,7 +75,10 @@ def operands(text):
 
 
 def translate_assembly(text):
-    """asm("opcode ...": outputs : inputs) -> ptx::opcode(outputs, inputs)"""
+    """asm("opcode ...": outputs : inputs) -> ptx::opcode(outputs, inputs)
+
+    A block in braces, whose last instruction has a predicate, is called opcode_if.
+    """
     pattern = re.compile(r"\basm\b\s*(volatile\b)?\s*\(")
     position = 0
     while match := pattern.search(text, position):
@@ -86,7 +89,9 @@ def translate_assembly(text):
             position = end
             continue
         code = "".join(re.findall(r'"([^"]*)"', strings.group(1)))
-        opcode = re.sub(r"[^\w]", "_", code.split()[0].rstrip(";"))
+        guarded = re.fullmatch(r"\{.*;\s*@\w+\s+(\S+)[^;]*;\s*\}", code)
+        opcode = guarded.group(1) + "_if" if guarded else code.split()[0].rstrip(";")
+        opcode = re.sub(r"[^\w]", "_", opcode)
         sections = body[strings.end() :].split(":")
         # A lone :: is an empty list of outputs; names of namespaces do not occur in operands.
         values = [value for section in sections[1:3] for value in operands(section)]
