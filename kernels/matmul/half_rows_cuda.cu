@@ -21,7 +21,7 @@ unsigned BlocksFor(int64_t count, int64_t per_block) {
 // The largest of the block's `bits`, in every thread.
 __device__ uint32_t BlockMax(uint32_t bits) {
   __shared__ uint32_t of_warp[kWarps];
-  bits = WarpMax(bits);
+  bits = LargestOverWarp(bits);
   __syncthreads();  // the last call's readers are done
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = bits;
   __syncthreads();

@@ -10,6 +10,10 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#include "kernels/ops/block_sum.cuh"
+#endif
+
 namespace gguf_offload::cuda {
 
 // Device memory that somebody else owns; passed to kernels by value.
@@ -28,32 +32,6 @@ struct QuantizedRows {
 
 #ifdef __CUDACC__
 
-// The largest of the warp's `bits` and the sum of its `number`s, in every lane.
-__device__ __forceinline__ uint32_t WarpMax(uint32_t bits) {
-#if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(0xffffffffu, bits);
-#else
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const uint32_t other = __shfl_xor_sync(0xffffffffu, bits, distance);
-    bits = other > bits ? other : bits;
-  }
-  return bits;
-#endif
-}
-
-__device__ __forceinline__ int WarpSum(int number) {
-#if __CUDA_ARCH__ >= 800
-  return __reduce_add_sync(0xffffffffu, number);
-#else
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    number += __shfl_xor_sync(0xffffffffu, number, distance);
-  }
-  return number;
-#endif
-}
-
 // Quantizes elements [32 * group, 32 * group + 32) of row `row`: scale = largest magnitude / 127,
 // round to nearest. A whole warp calls it, lane i with `value` of element i; the block's x
 // dimension must be a multiple of 32. A NaN or infinity in the group makes the group's scale one,
@@ -61,12 +39,12 @@ __device__ __forceinline__ int WarpSum(int number) {
 __device__ __forceinline__ void QuantizeGroup(float value, int64_t row, int64_t group,
                                               const QuantizedRows& out) {
   // Magnitudes order like their bits, with NaN above all.
-  const float largest = __uint_as_float(WarpMax(__float_as_uint(fabsf(value))));
+  const float largest = __uint_as_float(LargestOverWarp(__float_as_uint(fabsf(value))));
   const float scale = largest * (1.0f / 127.0f);
   // Below the smallest normal number the inverse may overflow; such a group is as good as zero.
   const float inverse = largest >= 1e-35f ? 127.0f / largest : 0.0f;
   const int q = max(-127, min(127, __float2int_rn(value * inverse)));
-  const int sum = WarpSum(q);
+  const int sum = SumOverWarp(q);
   const int lane = threadIdx.x % 32;
   out.q[row * out.columns + group * 32 + lane] = static_cast<int8_t>(q);
   if (lane == 0) {

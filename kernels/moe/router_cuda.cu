@@ -22,15 +22,13 @@ __device__ __forceinline__ int IndexOf(uint64_t rank) {
   return static_cast<int>(0xffffffffu - static_cast<uint32_t>(rank));
 }
 
-__device__ __forceinline__ uint64_t LargestOverWarp(uint64_t value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const uint64_t other = __shfl_xor_sync(0xffffffffu, value, distance);
-    value = other > value ? other : value;
-  }
-  return value;
+__device__ __forceinline__ uint64_t LargestRank(uint64_t value) {
+  const uint32_t own = static_cast<uint32_t>(value >> 32);
+  const uint32_t high = LargestOverWarp(own);
+  const uint32_t low = LargestOverWarp(own == high ? static_cast<uint32_t>(value) : 0u);
+  return static_cast<uint64_t>(high) << 32 | low;
 }
-__device__ __forceinline__ float LargestOverWarp(float value) {
+__device__ __forceinline__ float LargestValue(float value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
     value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
@@ -52,7 +50,7 @@ __device__ __forceinline__ void SoftmaxByWarp(float* values, int count) {
   const int lane = threadIdx.x % 32;
   float largest = Lowest(), sum = 0;
   for (int i = lane; i < count; i += 32) largest = fmaxf(largest, values[i]);
-  largest = LargestOverWarp(largest);
+  largest = LargestValue(largest);
   for (int i = lane; i < count; i += 32) {
     values[i] = expf(values[i] - largest);
     sum += values[i];
@@ -62,32 +60,53 @@ __device__ __forceinline__ void SoftmaxByWarp(float* values, int count) {
   __syncwarp();
 }
 
-// Takes experts of all but the best groups out of `keys`, by NaN.
+// The two largest of some numbers.
+struct TopTwo {
+  float best = Lowest(), second = Lowest();
+
+  __device__ __forceinline__ void Add(float number) {
+    second = fmaxf(second, fminf(best, number));
+    best = fmaxf(best, number);
+  }
+};
+
+// Takes experts of all but the best groups out of `keys`, by NaN. Neighbouring lanes share a group,
+// as many as there are for each.
 __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* keys,
                                                float* group_scores) {
   const int lane = threadIdx.x % 32;
   const int size = rule.experts / rule.groups;
-  for (int group = lane; group < rule.groups; group += 32) {
-    float best = Lowest(), second = Lowest();
-    for (int i = 0; i < size; ++i) {
-      const float key = keys[group * size + i];
-      if (key > best) {
-        second = best;
-        best = key;
-      } else if (key > second) {
-        second = key;
-      }
+  int sharing = 32;
+  while (sharing > 1 && sharing * rule.groups > 32) sharing /= 2;
+  for (int first = 0; first < rule.groups; first += 32 / sharing) {
+    const int group = first + lane / sharing;
+    TopTwo top;
+    if (group < rule.groups) {
+      for (int i = lane % sharing; i < size; i += sharing) top.Add(keys[group * size + i]);
     }
-    const float sum = size == 1 ? best : best + second;
-    group_scores[group] = isnan(sum) ? Lowest() : sum;  // infinities of both signs
+    for (int distance = sharing / 2; distance > 0; distance /= 2) {
+      const float best = __shfl_xor_sync(0xffffffffu, top.best, distance);
+      const float second = __shfl_xor_sync(0xffffffffu, top.second, distance);
+      top.Add(best);
+      top.Add(second);
+    }
+    const float sum = size == 1 ? top.best : top.best + top.second;
+    // Not a number: infinities of both signs.
+    if (group < rule.groups && lane % sharing == 0) {
+      group_scores[group] = isnan(sum) ? Lowest() : sum;
+    }
   }
   __syncwarp();
+  uint64_t last_kept = kNone;
   for (int group = lane; group < rule.groups; group += 32) {
     const uint64_t rank = Rank(group_scores[group], group);
     int better = 0;
     for (int i = 0; i < rule.groups; ++i) better += Rank(group_scores[i], i) > rank;
-    if (better < rule.used_groups) continue;
-    for (int i = 0; i < size; ++i) keys[group * size + i] = __int_as_float(0x7fffffff);
+    if (better == rule.used_groups - 1) last_kept = rank;
+  }
+  last_kept = LargestRank(last_kept);
+  for (int i = lane; i < rule.experts; i += 32) {
+    if (Rank(group_scores[i / size], i / size) < last_kept) keys[i] = __int_as_float(0x7fffffff);
   }
   __syncwarp();
 }
@@ -140,7 +159,7 @@ __global__ void __launch_bounds__(32)
     uint64_t best = kNone;
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) best = ranks[j] > best ? ranks[j] : best;
-    best = LargestOverWarp(best);
+    best = LargestRank(best);
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       if (ranks[j] == best) ranks[j] = kNone;
