@@ -147,6 +147,9 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
     backend.ProjectHeadsTransposed(
         plain, {weights[kAttentionKvB], combined_rows, 0, latent.plain_dim}, in_latent);
   }
+  // Attention over a few positions leaves the memory idle.
+  backend.PrefetchToCache({traits.form == LatentForm::kSplit ? &weights[kAttentionVB] : nullptr,
+                           &weights[kAttentionOutput]});
   backend.RotateAndStoreLatent(
       layer, HeadSlice::Of(step.head_query, shape.heads, latent.plain_dim, latent.rope_dim),
       HeadSlice::Of(step.query, shape.heads, latent.kv_rank, latent.rope_dim), step.key,

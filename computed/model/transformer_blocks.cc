@@ -66,6 +66,9 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                                    {weights[kAttentionK], weights[kAttentionKBias], step.key},
                                    {weights[kAttentionV], weights[kAttentionVBias], step.value},
                                }});
+  // Attention over a few positions leaves the memory idle.
+  backend.PrefetchToCache(
+      {&weights[kAttentionOutput], &weights[kRouter], &weights[kFfnGate], &weights[kFfnUp]});
   const bool row_norm = traits.norm == QueryKeyNorm::kRows;
   if (row_norm) {
     backend.RmsNorm(step.query, weights[kAttentionQNorm], shape.norm_epsilon, step.query);

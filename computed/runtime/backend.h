@@ -10,6 +10,7 @@
 #define COMPUTED_RUNTIME_BACKEND_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 
 #include "absl/functional/function_ref.h"
@@ -126,6 +127,10 @@ class Backend {
   virtual void Add(Matrix residual, Matrix x) = 0;
   // All products of one input.
   virtual void Project(Matrix input, std::span<const Projection> projections) = 0;
+  // Says which weights the next products read, in this order; null or absent ones count for
+  // nothing. A backend may bring them nearer beside the operations in between. A hint, without
+  // influence on results.
+  virtual void PrefetchToCache(std::initializer_list<const Weight*> weights) {}
   // Normalizes and rotates queries (rows, heads * head_dim) and keys (rows, kv_heads * head_dim) to
   // the step's positions, the queries in place, and stores keys and values in layer `layer` of the
   // cache. The keys' own memory is undefined afterwards.

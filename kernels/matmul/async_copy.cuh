@@ -1,5 +1,5 @@
 // Copies of 16 bytes from global to shared memory that do not wait (cp.async, from Ampere on);
-// before Ampere plain loads and stores, which do. And prefetches.
+// before Ampere plain loads and stores, which do.
 #ifndef KERNELS_MATMUL_ASYNC_COPY_CUH_
 #define KERNELS_MATMUL_ASYNC_COPY_CUH_
 
@@ -37,11 +37,6 @@ __device__ __forceinline__ void AsyncWait() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
-}
-
-// Begins to bring the 128 bytes that `global` is in to the second-level cache.
-__device__ __forceinline__ void PrefetchLine(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 }  // namespace gguf_offload::cuda

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "kernels/matmul/async_copy.cuh"
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/plain_numbers.cuh"
+#include "kernels/ops/prefetch_line.cuh"
 
 namespace gguf_offload::cuda {
 namespace {

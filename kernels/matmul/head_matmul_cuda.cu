@@ -1,7 +1,9 @@
 #include "kernels/matmul/head_matmul_cuda.h"
 
-#include "kernels/matmul/async_copy.cuh"
+#include <cassert>
+
 #include "kernels/ops/dependent_launch.cuh"
+#include "kernels/ops/prefetch_line.cuh"
 #include "kernels/quant/dequantize_tile.cuh"
 #include "kernels/quant/visit_type.h"
 
@@ -12,7 +14,7 @@ using quant::TensorType;
 
 constexpr int kThreads = 128;
 constexpr int kTile = 64;                 // rows and columns of weights that are expanded at a time
-constexpr size_t kMostShared = 48 << 10;  // that every GPU lets a block have
+constexpr size_t kMostShared = 44 << 10;  // with some KiB beside it every GPU lets a block have it
 
 struct HeadArguments {
   HeadMatrices weight;
@@ -20,6 +22,7 @@ struct HeadArguments {
   bool transposed;
   HeadVectors x;
   HeadVectors y;
+  QuantizedRows quantized;  // y in 8 bits, if wanted
   int n;
 };
 
@@ -116,61 +119,71 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// --- For a few rows of x, as in decoding, which waits for the weights: the lanes of a warp expand
+// --- For as few rows of x as decoding has, which waits for the weights: the lanes of a warp expand
 // a group of 32 weights each and take its part of the products straight away.
 
-constexpr int kFewTokens = 4;
+constexpr int kMostFew = 64;      // rows of x
+constexpr int kBlockTokens = 4;   // of a block
 constexpr int kGroupStride = 36;  // floats from group to group of x in shared memory: other banks
-constexpr int kRowRounds = 2;     // that a warp makes
 
-// Lanes that share a row of `groups` groups.
-__host__ __device__ constexpr int LanesOfRow(int groups) {
-  int lanes = 1;
-  while (lanes < groups && lanes < 32) lanes *= 2;
-  return lanes;
-}
+// How a block's threads are spread over rows of `groups` groups.
+struct FewShape {
+  int lanes;   // that share a row
+  int rounds;  // of rows that the block makes
+  int rows;    // of the block, a multiple of 32
 
-// Grid: (blocks of rows, heads).
+  __host__ __device__ explicit FewShape(int groups) : lanes(1) {
+    while (lanes < groups && lanes < 32) lanes *= 2;
+    const int round_rows = kThreads / lanes;
+    rounds = round_rows < 16 ? 32 / round_rows : 2;
+    rows = rounds * round_rows;
+  }
+};
+constexpr int kMostBlockRows = 2 * kThreads;
+
+// Grid: (blocks of rows, heads, n / kBlockTokens).
 template <TensorType kType, bool kPlain>
 __global__ void __launch_bounds__(kThreads)
     MultiplyFewKernel(const __grid_constant__ HeadArguments a) {
   LetLaterKernelsBegin();
-  extern __shared__ __align__(16) float few[];  // (n, groups, kGroupStride)
-  const int head = blockIdx.y;
+  extern __shared__ __align__(16) float few[];  // (tokens, groups, kGroupStride)
+  __shared__ float results[kBlockTokens][kMostBlockRows];
+  const int head = blockIdx.y, lane = threadIdx.x % 32;
   const int64_t cols = a.weight.cols;
   const int groups = static_cast<int>((cols + 31) / 32);
-  const int lanes = LanesOfRow(groups), lane = threadIdx.x % 32;
-  const int round_rows = kThreads / lanes;  // of the block
-  const int64_t first_row =
-      int64_t{blockIdx.x} * kRowRounds * round_rows + static_cast<int>(threadIdx.x) / lanes;
+  const FewShape shape(groups);
+  const int round_rows = kThreads / shape.lanes;
+  const int64_t first_row = int64_t{blockIdx.x} * shape.rows;
+  const int own_row = static_cast<int>(threadIdx.x) / shape.lanes, own_group = lane % shape.lanes;
   const uint8_t* matrix = a.weight.data + head * a.weight.head_bytes;
-#pragma unroll
-  for (int round = 0; round < kRowRounds; ++round) {
+  for (int round = 0; round < shape.rounds; ++round) {
     // Weights come nearer while earlier kernels run.
-    const int64_t row = first_row + round * round_rows;
-    if (row >= a.weight.rows || lane % lanes >= groups) continue;
-    PrefetchLine(matrix + row * a.row_bytes + lane % lanes * (a.row_bytes / groups));
+    const int64_t row = first_row + round * round_rows + own_row;
+    if (row >= a.weight.rows || own_group >= groups) continue;
+    PrefetchLine(matrix + row * a.row_bytes + own_group * (a.row_bytes / groups));
   }
   AwaitEarlierKernels();
-  const float* from = a.x.data + head * a.x.head_stride;
-  for (int i = threadIdx.x; i < a.n * groups * 32; i += kThreads) {
+  const int first_token = blockIdx.z * kBlockTokens;
+  const int tokens = min(kBlockTokens, a.n - first_token);
+  const float* from = a.x.data + first_token * a.x.row_stride + head * a.x.head_stride;
+  for (int i = threadIdx.x; i < tokens * groups * 32; i += kThreads) {
     const int token = i / (groups * 32), column = i % (groups * 32);
     few[(token * groups + column / 32) * kGroupStride + column % 32] =
         column < cols ? from[token * a.x.row_stride + column] : 0.0f;
   }
   __syncthreads();
 
-#pragma unroll
-  for (int round = 0; round < kRowRounds; ++round) {
-    const int64_t row = first_row + round * round_rows;
-    float sums[kFewTokens] = {};
-    if (row < a.weight.rows) {
-      for (int group = lane % lanes; group < groups; group += lanes) {
+#pragma unroll 2
+  for (int round = 0; round < shape.rounds; ++round) {
+    const int block_row = round * round_rows + own_row;
+    float sums[kBlockTokens] = {};
+    if (first_row + block_row < a.weight.rows) {
+      for (int group = own_group; group < groups; group += shape.lanes) {
         float w[32];
-        ExpandGroup<kType, kPlain>(matrix + row * a.row_bytes, cols, group, w);
+        ExpandGroup<kType, kPlain>(matrix + (first_row + block_row) * a.row_bytes, cols, group, w);
 #pragma unroll
-        for (int token = 0; token < kFewTokens; ++token) {
-          if (token >= a.n) break;
+        for (int token = 0; token < kBlockTokens; ++token) {
+          if (token >= tokens) break;
           const float4* x =
               reinterpret_cast<const float4*>(few + (token * groups + group) * kGroupStride);
 #pragma unroll
@@ -185,14 +198,27 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
 #pragma unroll
-    for (int token = 0; token < kFewTokens; ++token) {
-      if (token >= a.n) break;
-      for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    for (int token = 0; token < kBlockTokens; ++token) {
+      if (token >= tokens) break;
+      for (int distance = shape.lanes / 2; distance > 0; distance /= 2) {
         sums[token] += __shfl_xor_sync(0xffffffffu, sums[token], distance);
       }
-      if (lane % lanes == 0 && row < a.weight.rows) {
-        a.y.data[token * a.y.row_stride + head * a.y.head_stride + row] = sums[token];
-      }
+      if (own_group == 0) results[token][block_row] = sums[token];
+    }
+  }
+  __syncthreads();
+
+  // A warp writes 32 results at a time.
+  const int groups_of_block = shape.rows / 32;
+  for (int i = threadIdx.x / 32; i < tokens * groups_of_block; i += kThreads / 32) {
+    const int token = i / groups_of_block, block_row = i % groups_of_block * 32 + lane;
+    const int64_t row = first_row + block_row;
+    const float value = results[token][block_row];
+    if (row < a.weight.rows) {
+      a.y.data[(first_token + token) * a.y.row_stride + head * a.y.head_stride + row] = value;
+    }
+    if (a.quantized.q != nullptr && first_row + i % groups_of_block * 32 < a.weight.rows) {
+      QuantizeGroup(value, first_token + token, (head * a.weight.rows + row) / 32, a.quantized);
     }
   }
 }
@@ -240,6 +266,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+size_t FewSharedBytes(int64_t cols) {
+  return sizeof(float) * kBlockTokens * ((cols + 31) / 32) * kGroupStride;
+}
+bool IsFew(const HeadMatrices& weight, bool transposed, int n) {
+  return n <= kMostFew && (transposed || FewSharedBytes(weight.cols) <= kMostShared);
+}
+
 template <TensorType kType, bool kPlain>
 void Launch(const HeadArguments& a, cudaStream_t stream) {
   const auto blocks = [](int64_t count, int64_t of_block) {
@@ -247,31 +280,36 @@ void Launch(const HeadArguments& a, cudaStream_t stream) {
   };
   const int64_t groups = blocks(a.weight.cols, 32);
   const unsigned heads = a.weight.heads;
-  const size_t shared = a.n * groups * kGroupStride * sizeof(float);
-  if (a.n <= kFewTokens && a.transposed) {
-    LaunchDependent(MultiplyFewTransposedKernel<kType, kPlain>,
-                    dim3(blocks(groups, kThreads / 32), heads, a.n), kThreads, 0, stream, a);
-  } else if (a.n <= kFewTokens && shared <= kMostShared) {
-    const int rows = kRowRounds * kThreads / LanesOfRow(static_cast<int>(groups));
-    LaunchDependent(MultiplyFewKernel<kType, kPlain>, dim3(blocks(a.weight.rows, rows), heads),
-                    kThreads, shared, stream, a);
-  } else {
-    constexpr int kResults = 4, kTokens = 4, kBlockTokens = kThreads * kResults / kTile * kTokens;
+  if (!IsFew(a.weight, a.transposed, a.n)) {
+    constexpr int kResults = 4, kTokens = 4, kTileTokens = kThreads * kResults / kTile * kTokens;
     const int64_t results = a.transposed ? a.weight.cols : a.weight.rows;
     LaunchDependent(MultiplyHeadsKernel<kType, kPlain, kResults, kTokens>,
-                    dim3(blocks(results, kTile), heads, blocks(a.n, kBlockTokens)), kThreads, 0,
+                    dim3(blocks(results, kTile), heads, blocks(a.n, kTileTokens)), kThreads, 0,
                     stream, a);
+  } else if (a.transposed) {
+    LaunchDependent(MultiplyFewTransposedKernel<kType, kPlain>,
+                    dim3(blocks(groups, kThreads / 32), heads, a.n), kThreads, 0, stream, a);
+  } else {
+    const FewShape shape(static_cast<int>(groups));
+    LaunchDependent(MultiplyFewKernel<kType, kPlain>,
+                    dim3(blocks(a.weight.rows, shape.rows), heads, blocks(a.n, kBlockTokens)),
+                    kThreads, FewSharedBytes(a.weight.cols), stream, a);
   }
 }
 
 }  // namespace
 
+bool CanQuantizeHeads(const HeadMatrices& weight, int n) {
+  return IsFew(weight, /*transposed=*/false, n) && weight.rows % 32 == 0;
+}
+
 void MultiplyHeads(const HeadMatrices& weight, bool transposed, const HeadVectors& x, int n,
-                   const HeadVectors& y, cudaStream_t stream) {
+                   const HeadVectors& y, const QuantizedRows& quantized, cudaStream_t stream) {
   if (n <= 0 || weight.heads <= 0) return;
+  assert(quantized.q == nullptr || (!transposed && CanQuantizeHeads(weight, n)));
   const auto row_bytes =
       static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.cols));
-  const HeadArguments a = {weight, row_bytes, transposed, x, y, n};
+  const HeadArguments a = {weight, row_bytes, transposed, x, y, quantized, n};
   switch (weight.type) {
     case TensorType::kF32:
       return Launch<TensorType::kF32, true>(a, stream);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/matmul/quantized_rows.cuh"
 #include "kernels/quant/format.h"
 
 namespace gguf_offload::cuda {
@@ -30,9 +31,11 @@ struct HeadVectors {
 
 // y[i][h][r] = sum over c of weight[h][r][c] * x[i][h][c]; or, if `transposed`,
 // y[i][h][c] = sum over r of weight[h][r][c] * x[i][h][r]. One launch. A row's result does not
-// depend on the others.
+// depend on the others, nor up to 64 rows on how many there are. `quantized`, where it has memory,
+// gets (n, heads * rows), y in 8 bits, and may where CanQuantizeHeads says so.
 void MultiplyHeads(const HeadMatrices& weight, bool transposed, const HeadVectors& x, int n,
-                   const HeadVectors& y, cudaStream_t stream);
+                   const HeadVectors& y, const QuantizedRows& quantized, cudaStream_t stream);
+bool CanQuantizeHeads(const HeadMatrices& weight, int n);
 
 }  // namespace gguf_offload::cuda
 

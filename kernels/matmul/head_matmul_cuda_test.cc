@@ -4,9 +4,12 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernels/matmul/device_matrix_for_test.h"
+#include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/quant/device_array_for_test.h"
 #include "third_party/cuda/device_available.h"
 
@@ -46,7 +49,7 @@ void Check(const Case& c, bool transposed, int n) {
                  .cols = c.cols,
                  .head_bytes = c.head_rows * row_bytes},
                 transposed, {device_x.data(), x_stride, x_head}, n, {y.data(), y_stride, y_head},
-                nullptr);
+                {}, nullptr);
   ASSERT_EQ(cudaGetLastError(), cudaSuccess);
   const std::vector<float> got = y.ToHost();
   for (int token = 0; token < n; ++token) {
@@ -67,6 +70,57 @@ void Check(const Case& c, bool transposed, int n) {
       }
       ASSERT_LE(std::abs(value - sum), 2e-6 * magnitude + 1e-30)
           << token << " " << head << " " << result;
+    }
+  }
+}
+
+// Products of `n` rows that lie one after the other, with their 8-bit form.
+struct Quantized {
+  std::vector<float> y;
+  std::vector<int8_t> q;
+  std::vector<float2> scale;
+};
+
+Quantized MultiplyAndQuantize(const HeadMatrices& weight, const std::vector<float>& x, int n) {
+  const int64_t columns = weight.heads * weight.rows, x_columns = weight.heads * weight.cols;
+  DeviceArray<float> device_x(x), y(n * columns);
+  DeviceArray<int8_t> q(n * columns);
+  DeviceArray<float2> scale(n * columns / 32);
+  MultiplyHeads(weight, false, {device_x.data(), x_columns, weight.cols}, n,
+                {y.data(), columns, weight.rows}, {q.data(), scale.data(), columns}, nullptr);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  return {y.ToHost(), q.ToHost(), scale.ToHost()};
+}
+
+TEST_F(HeadMatMulCudaTest, TheEightBitFormIsThatOfTheRows) {
+  for (const auto& [rows, cols] : {std::pair(64, 128), std::pair(128, 512), std::pair(96, 32)}) {
+    SCOPED_TRACE(cols);
+    const DeviceMatrix matrix = MakeMatrix(TensorType::kQ8_0, 3 * rows, cols, 1, 8);
+    const HeadMatrices weight = {
+        .type = TensorType::kQ8_0,
+        .data = matrix.blocks->data(),
+        .heads = 3,
+        .rows = rows,
+        .cols = cols,
+        .head_bytes =
+            static_cast<int64_t>(rows * quant::RowBytes(quant::FormatOf(TensorType::kQ8_0), cols))};
+    const int64_t columns = 3 * rows;
+    const std::vector<float> x = MakeActivations(64, 3 * cols, 3 * cols, 2);
+    ASSERT_TRUE(CanQuantizeHeads(weight, 64));
+    EXPECT_FALSE(CanQuantizeHeads(weight, 65));
+    const Quantized all = MultiplyAndQuantize(weight, x, 64);
+    DeviceArray<float> y(all.y);
+    DeviceArray<int8_t> q(64 * columns);
+    DeviceArray<float2> scale(64 * columns / 32);
+    QuantizeRows(y.data(), columns, 64, {q.data(), scale.data(), columns}, nullptr);
+    EXPECT_EQ(all.q, q.ToHost());
+    const std::vector<float2> expected = scale.ToHost();
+    EXPECT_EQ(std::memcmp(all.scale.data(), expected.data(), expected.size() * sizeof(float2)), 0);
+    // The same by itself as among others.
+    for (int row : {0, 5, 63}) {
+      const auto from = x.begin() + row * 3 * cols;
+      const Quantized one = MultiplyAndQuantize(weight, {from, from + 3 * cols}, 1);
+      EXPECT_EQ(std::memcmp(one.y.data(), &all.y[row * columns], columns * sizeof(float)), 0);
     }
   }
 }

@@ -248,6 +248,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::memset(properties, 0, sizeof(*properties));
   std::strcpy(properties->name, "emulated GPU");
   properties->multiProcessorCount = 4;
+  properties->l2CacheSize = 1 << 20;
   properties->major = 9;
   return cudaSuccess;
 }

@@ -85,6 +85,7 @@ class CudaBackend : public Backend {
                   Matrix out) override;
   void Add(Matrix residual, Matrix x) override;
   void Project(Matrix input, std::span<const Projection> projections) override;
+  void PrefetchToCache(std::initializer_list<const Weight*> weights) override;
   void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                       const RotarySpec& spec) override;
   void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
@@ -161,6 +162,12 @@ class CudaBackend : public Backend {
   uint64_t host_logits_bytes_ = 0;
   int64_t host_logits_columns_ = 0;
 
+  // Weights come to the cache on a stream of its own, which nobody waits for but the end of a
+  // stretch. Null where Create failed half way.
+  cudaStream_t cache_stream_ = nullptr;
+  cudaEvent_t cache_from_ = nullptr;  // on the compute stream
+  cudaEvent_t cache_to_ = nullptr;    // on cache_stream_
+
   // A stretch of a shape is run as it is the first time, which loads its kernels, recorded the
   // second time and replayed from then on.
   struct Recording {
@@ -176,6 +183,7 @@ class CudaBackend : public Backend {
   StepShape shape_;
   int padded_rows_ = 0;               // 0: this step is not recorded
   const float* quantized_ = nullptr;  // the matrix whose 8-bit form the matmul has
+  bool caching_ = false;              // the stretch has put something on cache_stream_
   bool fetching_ = false;             // FetchExperts has begun what AddExperts needs
   struct {
     Matrix residual;

@@ -34,9 +34,15 @@ cuda::HeadMatrices CudaBackend::HeadMatricesOf(const HeadWeights& weight, int he
 void CudaBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
   RunPendingAdd();
   quantized_ = nullptr;
-  cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/false,
-                      {input.data, input.stride, input.head_stride}, Padded(input.rows),
-                      {out.data, out.stride, out.head_stride}, stream_);
+  const cuda::HeadMatrices matrices = HeadMatricesOf(weight, input.heads);
+  const int rows = Padded(input.rows);
+  // Heads without anything between them are a matrix, which a product may follow.
+  cuda::QuantizedRows quantized;
+  if (out.head_stride == out.columns && cuda::CanQuantizeHeads(matrices, rows)) {
+    quantized = QuantizedFormOf({out.data, out.rows, out.heads * out.columns, out.stride});
+  }
+  cuda::MultiplyHeads(matrices, /*transposed=*/false, {input.data, input.stride, input.head_stride},
+                      rows, {out.data, out.stride, out.head_stride}, quantized, stream_);
 }
 
 void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight,
@@ -45,7 +51,7 @@ void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& wei
   quantized_ = nullptr;
   cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/true,
                       {input.data, input.stride, input.head_stride}, Padded(input.rows),
-                      {out.data, out.stride, out.head_stride}, stream_);
+                      {out.data, out.stride, out.head_stride}, {}, stream_);
 }
 
 void CudaBackend::RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,

@@ -1,0 +1,17 @@
+#ifndef KERNELS_OPS_PREFETCH_LINE_CUH_
+#define KERNELS_OPS_PREFETCH_LINE_CUH_
+
+#include <cuda_runtime_api.h>
+
+namespace gguf_offload::cuda {
+
+inline constexpr int kCacheLineBytes = 128;
+
+// Begins to bring the line that `global` is in to the second-level cache.
+__device__ __forceinline__ void PrefetchLine(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_OPS_PREFETCH_LINE_CUH_
