@@ -126,6 +126,13 @@ void CollectLink(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
                         "Times that computing waited for weights.", stalls));
 }
 
+// Adds whole numbers to `out` as counters.
+auto CounterInto(std::vector<prometheus::MetricFamily>& out) {
+  return [&out](const char* name, const char* help, uint64_t value) {
+    out.push_back(Counter(name, help, static_cast<double>(value)));
+  };
+}
+
 void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) {
   uint64_t hits = 0, misses = 0, host_hits = 0, host_misses = 0, host_bytes = 0, early = 0,
            early_used = 0, early_bytes = 0;
@@ -141,36 +148,28 @@ void CollectExperts(Engine& engine, std::vector<prometheus::MetricFamily>& out) 
       early_bytes += layer.early_bytes;
     }
   }
-  out.push_back(Counter("gguf_offload_computed_expert_hits_total",
-                        "Experts that were where they are computed with when they were needed.",
-                        static_cast<double>(hits)));
-  out.push_back(Counter("gguf_offload_computed_expert_misses_total",
-                        "Experts that had to be brought first.", static_cast<double>(misses)));
-  out.push_back(Counter("gguf_offload_computed_host_expert_hits_total",
-                        "Experts that were in the host's cache when they were needed.",
-                        static_cast<double>(host_hits)));
-  out.push_back(Counter("gguf_offload_computed_host_expert_misses_total",
-                        "Experts that had to be fetched into the host's cache.",
-                        static_cast<double>(host_misses)));
-  out.push_back(Counter("gguf_offload_computed_host_expert_bytes_total",
-                        "Bytes of experts that were fetched into the host's cache.",
-                        static_cast<double>(host_bytes)));
-  out.push_back(Counter("gguf_offload_computed_expert_predicted_total",
-                        "Experts that were brought before it was known that they are needed.",
-                        static_cast<double>(early)));
-  out.push_back(Counter("gguf_offload_computed_expert_predicted_used_total",
-                        "Of these, those that the same step needed.",
-                        static_cast<double>(early_used)));
-  out.push_back(Counter("gguf_offload_computed_expert_predicted_bytes_total",
-                        "Bytes of experts that were brought early.",
-                        static_cast<double>(early_bytes)));
+  const auto count = CounterInto(out);
+  count("gguf_offload_computed_expert_hits_total",
+        "Experts that were where they are computed with when they were needed.", hits);
+  count("gguf_offload_computed_expert_misses_total", "Experts that had to be brought first.",
+        misses);
+  count("gguf_offload_computed_host_expert_hits_total",
+        "Experts that were in the host's cache when they were needed.", host_hits);
+  count("gguf_offload_computed_host_expert_misses_total",
+        "Experts that had to be fetched into the host's cache.", host_misses);
+  count("gguf_offload_computed_host_expert_bytes_total",
+        "Bytes of experts that were fetched into the host's cache.", host_bytes);
+  count("gguf_offload_computed_expert_predicted_total",
+        "Experts that were brought before it was known that they are needed.", early);
+  count("gguf_offload_computed_expert_predicted_used_total",
+        "Of these, those that the same step needed.", early_used);
+  count("gguf_offload_computed_expert_predicted_bytes_total",
+        "Bytes of experts that were brought early.", early_bytes);
 }
 
 void CollectSource(const WeightSource* source, const SourceCounters& counters,
                    std::vector<prometheus::MetricFamily>& out) {
-  const auto count = [&](const char* name, const char* help, uint64_t value) {
-    out.push_back(Counter(name, help, static_cast<double>(value)));
-  };
+  const auto count = CounterInto(out);
   out.push_back(Gauge("gguf_offload_computed_weights_attached",
                       "1 while the weight daemon has this worker's lease.",
                       source != nullptr && source->attached() ? 1 : 0));
