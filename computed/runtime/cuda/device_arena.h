@@ -40,6 +40,20 @@ class DeviceArena {
   uint64_t taken_ = 0;
 };
 
+// Parts of one piece, as offsets into it: derived classes have a member for each.
+class ArenaLayout {
+ public:
+  uint64_t bytes = 0;  // of all parts
+
+ protected:
+  // Where a part of `part_bytes` begins.
+  uint64_t Add(uint64_t part_bytes) {
+    const uint64_t begin = bytes;
+    bytes += DeviceArena::Rounded(part_bytes);
+    return begin;
+  }
+};
+
 }  // namespace gguf_offload
 
 #endif  // COMPUTED_RUNTIME_CUDA_DEVICE_ARENA_H_

@@ -10,12 +10,11 @@ namespace gguf_offload {
 namespace {
 
 // The parts of the state, as offsets into it.
-struct StateLayout {
+struct StateLayout : ArenaLayout {
   uint64_t counts = 0, uses = 0, clocks = 0, last_use = 0, early_for = 0;  // zero at first
   uint64_t zero_bytes = 0;
   uint64_t slot_of = 0, owner = 0;  // -1 at first
   uint64_t fills = 0, fill_count = 0, fills_begun = 0;
-  uint64_t bytes = 0;
 
   StateLayout(uint64_t layers, uint64_t experts) {
     // A layer has no more slots than experts, and a pool of all layers has no more than there may
@@ -32,13 +31,6 @@ struct StateLayout {
     fills = Add(kMaxExpertSlots * sizeof(cuda::ExpertFill));
     fill_count = Add(sizeof(int32_t));
     fills_begun = Add(cuda::kMaxFillParts * sizeof(int32_t));
-  }
-
- private:
-  uint64_t Add(uint64_t part) {
-    const uint64_t begin = bytes;
-    bytes += DeviceArena::Rounded(part);
-    return begin;
   }
 };
 

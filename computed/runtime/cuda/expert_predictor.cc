@@ -21,10 +21,9 @@ int64_t StrideOf(int64_t columns) { return (columns + 15) / 16 * 16; }
 }  // namespace
 
 // The parts of the memory, as offsets into it.
-struct ExpertPredictor::Workspace {
+struct ExpertPredictor::Workspace : ArenaLayout {
   uint64_t matmul = 0, normed = 0, logits = 0, experts = 0, weights = 0;
   uint64_t fills = 0, fill_count = 0, fills_begun = 0;
-  uint64_t bytes = 0;
 
   explicit Workspace(const ExpertPredictorConfig& config) {
     const uint64_t rows = config.rows;
@@ -36,13 +35,6 @@ struct ExpertPredictor::Workspace {
     fills = Add(kMaxExpertSlots * sizeof(cuda::ExpertFill));
     fill_count = Add(sizeof(int32_t));
     fills_begun = Add(cuda::kMaxFillParts * sizeof(int32_t));
-  }
-
- private:
-  uint64_t Add(uint64_t part) {
-    const uint64_t begin = bytes;
-    bytes += DeviceArena::Rounded(part);
-    return begin;
   }
 };
 
