@@ -163,7 +163,7 @@ class Backend {
   // influence on results; the weights must stay where they are until the stretch has run.
   virtual void PredictExperts(const ExpertRoute& route) {}
   // Says that AddExperts will follow with this bank: a backend that has to fetch the chosen experts
-  // may begin to, beside the operations in between. A hint like the last one.
+  // may begin to, beside the operations in between. A hint, without influence on results.
   virtual void FetchExperts(const ExpertBank& bank) {}
   // residual += sum over the experts chosen for each row of weight * expert(x)
   virtual void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) = 0;

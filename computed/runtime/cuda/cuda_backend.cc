@@ -7,7 +7,6 @@
 #include "computed/runtime/cuda/cuda_status.h"
 #include "kernels/attention/latent_attention_cuda.h"
 #include "kernels/ops/activation_cuda.h"
-#include "kernels/ops/cache_prefetch_cuda.h"
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/ops/gather_cuda.h"
 #include "kernels/ops/norm_cuda.h"
@@ -163,13 +162,10 @@ absl::Status CudaBackend::Allocate() {
       CudaStatus(cudaMemsetAsync(zeros, 0, zero_bytes, stream_), "clearing counters");
   if (!status.ok()) return status;
 
-  status = CudaStatus(cudaStreamCreateWithFlags(&cache_stream_, cudaStreamNonBlocking),
-                      "a stream for the cache");
-  for (cudaEvent_t* event : {&cache_from_, &cache_to_}) {
-    if (!status.ok()) return status;
-    status = CudaStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event");
-  }
-  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<CachePrefetcher>> prefetcher =
+      CachePrefetcher::Create(device_.cache_bytes());
+  if (!prefetcher.ok()) return prefetcher.status();
+  cache_prefetcher_ = *std::move(prefetcher);
 
   void* largest = nullptr;
   status = CudaStatus(
@@ -185,10 +181,6 @@ absl::Status CudaBackend::Allocate() {
 
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
-  for (cudaEvent_t event : {cache_from_, cache_to_}) {
-    if (event != nullptr) cudaEventDestroy(event);
-  }
-  if (cache_stream_ != nullptr) cudaStreamDestroy(cache_stream_);
   for (auto& [key, recording] : recordings_) {
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
   }
@@ -288,10 +280,7 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     operations();
     RunPendingAdd();
     if (predictor_ != nullptr) predictor_->Join(stream_);
-    if (std::exchange(caching_, false)) {
-      cudaEventRecord(cache_to_, cache_stream_);
-      cudaStreamWaitEvent(stream_, cache_to_, 0);
-    }
+    cache_prefetcher_->Join(stream_);
     quantized_ = nullptr;
   };
   Recording* const recording = padded_rows_ == 0 ? nullptr : &recordings_[{index, padded_rows_}];
@@ -391,22 +380,8 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
 }
 
 void CudaBackend::PrefetchToCache(std::initializer_list<const Weight*> weights) {
-  if (padded_rows_ == 0) return;  // Products of many rows wait for arithmetic, not for memory.
-  std::vector<cuda::MemoryRange> ranges;
-  int64_t room = device_.cache_bytes() / 2;
-  for (const Weight* weight : weights) {
-    if (weight == nullptr || !*weight || room == 0) continue;
-    const int64_t bytes =
-        weight->rows * quant::RowBytes(quant::FormatOf(weight->type), weight->columns);
-    ranges.push_back({weight->data, std::min(bytes, room)});
-    room -= ranges.back().bytes;
-    if (ranges.size() == cuda::kMaxPrefetchRanges) break;
-  }
-  if (ranges.empty()) return;
-  cudaEventRecord(cache_from_, stream_);
-  cudaStreamWaitEvent(cache_stream_, cache_from_, 0);
-  cuda::PrefetchToCache(ranges, cache_stream_);
-  caching_ = true;
+  // Products of many rows wait for arithmetic, not for memory.
+  if (padded_rows_ > 0) cache_prefetcher_->Begin(weights, stream_);
 }
 
 const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& frequencies) const {

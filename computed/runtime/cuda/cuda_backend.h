@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "computed/runtime/backend.h"
+#include "computed/runtime/cuda/cache_prefetcher.h"
 #include "computed/runtime/cuda/cuda_device.h"
 #include "computed/runtime/cuda/device_arena.h"
 #include "computed/runtime/cuda/expert_cache.h"
@@ -162,11 +163,7 @@ class CudaBackend : public Backend {
   uint64_t host_logits_bytes_ = 0;
   int64_t host_logits_columns_ = 0;
 
-  // Weights come to the cache on a stream of its own, which nobody waits for but the end of a
-  // stretch. Null where Create failed half way.
-  cudaStream_t cache_stream_ = nullptr;
-  cudaEvent_t cache_from_ = nullptr;  // on the compute stream
-  cudaEvent_t cache_to_ = nullptr;    // on cache_stream_
+  std::unique_ptr<CachePrefetcher> cache_prefetcher_;
 
   // A stretch of a shape is run as it is the first time, which loads its kernels, recorded the
   // second time and replayed from then on.
@@ -183,7 +180,6 @@ class CudaBackend : public Backend {
   StepShape shape_;
   int padded_rows_ = 0;               // 0: this step is not recorded
   const float* quantized_ = nullptr;  // the matrix whose 8-bit form the matmul has
-  bool caching_ = false;              // the stretch has put something on cache_stream_
   bool fetching_ = false;             // FetchExperts has begun what AddExperts needs
   struct {
     Matrix residual;

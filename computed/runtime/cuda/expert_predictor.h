@@ -1,6 +1,6 @@
 // Guesses which experts the next layer will be asked for and has the cache fetch them early: that
-// layer's router is applied to what this layer's router saw, the residual stream before the experts
-// of this layer and the attention of the next, which change it a little only.
+// layer's router is applied to the residual stream before the chosen experts of this layer and the
+// attention of the next, which change it a little only.
 //
 //   compute stream  Join | Begin | Fetch | experts, next attention, next router | Join ...
 //   its own stream          `- norm, router, choice -.                          |
