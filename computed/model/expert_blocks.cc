@@ -70,14 +70,11 @@ void AddSharedExpert(Backend& backend, const TransformerShape& shape, const Expe
   const Weight no_bias;
   const Matrix gate = step.gate.Columns(0, shape.experts.shared_feed_forward);
   const Matrix up = step.up.Columns(0, shape.experts.shared_feed_forward);
-  backend.Project(step.hidden, {{
-                                   {weights[kSharedExpertGate], no_bias, gate},
-                                   {weights[kSharedExpertUp], no_bias, up},
-                               }});
   if (traits.shared == SharedExperts::kGated) {
     backend.Project(step.hidden, {{{weights[kSharedExpertRouter], no_bias, step.shared_gate}}});
   }
-  backend.SwiGlu(gate, up);
+  backend.ProjectGated(step.hidden, {weights[kSharedExpertGate], no_bias, gate},
+                       {weights[kSharedExpertUp], no_bias, up});
   backend.Project(gate, {{{weights[kSharedExpertDown], no_bias, step.shared}}});
   if (traits.shared == SharedExperts::kGated) {
     backend.AddGated(step.residual, step.shared, step.shared_gate);
@@ -159,6 +156,13 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
     AddSharedExpert(backend, shape, traits, weights, step);
   }
   backend.AddExperts(step.residual, step.hidden, bank);
+}
+
+void PrefetchLayer(Backend& backend, const LayerWeights& weights) {
+  backend.PrefetchToCache(CacheHint::kBehindExperts,
+                          {&weights[kAttentionQA], &weights[kAttentionKvA], &weights[kAttentionQB],
+                           &weights[kAttentionQ], &weights[kAttentionK], &weights[kAttentionV],
+                           &weights[kAttentionKB]});
 }
 
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights) {

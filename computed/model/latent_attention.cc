@@ -128,13 +128,14 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
                                     direct ? step.head_query : step.query_latent},
                                    {weights[kAttentionKvA], no_bias, step.key},
                                }});
-  if (!direct) {
-    backend.RmsNorm(step.query_latent, weights[kAttentionQANorm], shape.norm_epsilon,
-                    step.query_latent);
+  const Matrix kv_latent = step.key.Columns(latent.kv_rank);
+  if (direct) {
+    backend.RmsNorm(kv_latent, weights[kAttentionKvANorm], shape.norm_epsilon, kv_latent);
+  } else {
+    backend.RmsNormBoth(step.query_latent, weights[kAttentionQANorm], kv_latent,
+                        weights[kAttentionKvANorm], shape.norm_epsilon);
     backend.Project(step.query_latent, {{{weights[kAttentionQB], no_bias, step.head_query}}});
   }
-  const Matrix kv_latent = step.key.Columns(latent.kv_rank);
-  backend.RmsNorm(kv_latent, weights[kAttentionKvANorm], shape.norm_epsilon, kv_latent);
 
   // The queries' plain part to the latent space, their rotated part behind it: as the keys are.
   const HeadSlice plain = HeadSlice::Of(step.head_query, shape.heads, 0, latent.plain_dim);
@@ -147,14 +148,13 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
     backend.ProjectHeadsTransposed(
         plain, {weights[kAttentionKvB], combined_rows, 0, latent.plain_dim}, in_latent);
   }
-  // Attention over a few positions leaves the memory idle.
-  backend.PrefetchToCache({traits.form == LatentForm::kSplit ? &weights[kAttentionVB] : nullptr,
-                           &weights[kAttentionOutput]});
   backend.RotateAndStoreLatent(
       layer, HeadSlice::Of(step.head_query, shape.heads, latent.plain_dim, latent.rope_dim),
       HeadSlice::Of(step.query, shape.heads, latent.kv_rank, latent.rope_dim), step.key,
       {.frequencies = frequencies, .style = traits.rope_style});
 
+  // Attention over a few positions leaves the memory idle.
+  backend.PrefetchToCache(CacheHint::kBehindAttention, {&weights[kAttentionOutput]});
   backend.Attention(layer, step.query, {.scale = traits.scale, .heads = shape.heads},
                     step.attention);
 

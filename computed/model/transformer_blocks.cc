@@ -66,13 +66,10 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                                    {weights[kAttentionK], weights[kAttentionKBias], step.key},
                                    {weights[kAttentionV], weights[kAttentionVBias], step.value},
                                }});
-  // Attention over a few positions leaves the memory idle.
-  backend.PrefetchToCache(
-      {&weights[kAttentionOutput], &weights[kRouter], &weights[kFfnGate], &weights[kFfnUp]});
   const bool row_norm = traits.norm == QueryKeyNorm::kRows;
   if (row_norm) {
-    backend.RmsNorm(step.query, weights[kAttentionQNorm], shape.norm_epsilon, step.query);
-    backend.RmsNorm(step.key, weights[kAttentionKNorm], shape.norm_epsilon, step.key);
+    backend.RmsNormBoth(step.query, weights[kAttentionQNorm], step.key, weights[kAttentionKNorm],
+                        shape.norm_epsilon);
   }
   backend.RotateAndStore(layer, step.query, step.key, step.value,
                          {.head_dim = shape.key_dim,
@@ -81,6 +78,8 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                           .query_norm = row_norm ? none : weights[kAttentionQNorm],
                           .key_norm = row_norm ? none : weights[kAttentionKNorm],
                           .epsilon = shape.norm_epsilon});
+  // Attention over a few positions leaves the memory idle.
+  backend.PrefetchToCache(CacheHint::kBehindAttention, {&weights[kFfnGate], &weights[kFfnUp]});
   backend.Attention(layer, step.query,
                     {.scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
                      .heads = shape.heads,
@@ -96,11 +95,8 @@ void GatedFeedForward(Backend& backend, const TransformerShape& shape, const Lay
   const Matrix gate = step.gate.Columns(0, shape.feed_forward);
   const Matrix up = step.up.Columns(0, shape.feed_forward);
   backend.AddRmsNorm(step.residual, step.hidden, weights[norm], shape.norm_epsilon, step.hidden);
-  backend.Project(step.hidden, {{
-                                   {weights[kFfnGate], weights[kFfnGateBias], gate},
-                                   {weights[kFfnUp], weights[kFfnUpBias], up},
-                               }});
-  backend.SwiGlu(gate, up);
+  backend.ProjectGated(step.hidden, {weights[kFfnGate], weights[kFfnGateBias], gate},
+                       {weights[kFfnUp], weights[kFfnUpBias], up});
   backend.Project(gate, {{{weights[kFfnDown], weights[kFfnDownBias], step.hidden}}});
   backend.Add(step.residual, step.hidden);
 }

@@ -88,6 +88,8 @@ struct ExpertRoute {
   const Weight& down;
 };
 
+enum class CacheHint { kBehindAttention, kBehindExperts };
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -120,6 +122,9 @@ class Backend {
   virtual void Embed(const Weight& table, Matrix out) = 0;
   // out = x / rms(x) * weight, row by row
   virtual void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) = 0;
+  // The same for two matrices of the same rows, in place.
+  virtual void RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                           const Weight& second_weight, float epsilon) = 0;
   // residual += x; out = norm(residual)
   virtual void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                           Matrix out) = 0;
@@ -127,10 +132,12 @@ class Backend {
   virtual void Add(Matrix residual, Matrix x) = 0;
   // All products of one input.
   virtual void Project(Matrix input, std::span<const Projection> projections) = 0;
-  // Says which weights the next products read, in this order; null or absent ones count for
-  // nothing. A backend may bring them nearer beside the operations in between. A hint, without
-  // influence on results.
-  virtual void PrefetchToCache(std::initializer_list<const Weight*> weights) {}
+  // gate.output = silu(gate's product) * up's product; up.output is memory to work in.
+  virtual void ProjectGated(Matrix input, const Projection& gate, const Projection& up) = 0;
+  // Says which weights are read behind the next Attention, or behind the next AddExperts, in this
+  // order; absent ones count for nothing. A backend may bring them nearer meanwhile. A hint,
+  // without influence on results.
+  virtual void PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) {}
   // Normalizes and rotates queries (rows, heads * head_dim) and keys (rows, kv_heads * head_dim) to
   // the step's positions, the queries in place, and stores keys and values in layer `layer` of the
   // cache. The keys' own memory is undefined afterwards.
@@ -151,8 +158,6 @@ class Backend {
                                     const LatentRotarySpec& spec) = 0;
   // Attention of the step's queries to layer `layer` of the cache.
   virtual void Attention(int layer, Matrix query, const AttentionSpec& options, Matrix out) = 0;
-  // gate = silu(gate) * up
-  virtual void SwiGlu(Matrix gate, Matrix up) = 0;
   // Chooses the experts of each row by the router's `logits` (rows, experts), which are undefined
   // afterwards. `selection_bias` (experts) may be absent. The choice stays in the backend, where
   // AddExperts finds it, until the next call.

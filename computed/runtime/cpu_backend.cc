@@ -101,6 +101,12 @@ void CpuBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix o
                         out.stride, pool_);
 }
 
+void CpuBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                             const Weight& second_weight, float epsilon) {
+  RmsNorm(first, first_weight, epsilon, first);
+  RmsNorm(second, second_weight, epsilon, second);
+}
+
 void CpuBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                             Matrix out) {
   Add(residual, x);
@@ -186,9 +192,11 @@ void CpuBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, M
                           out.data, out.stride, attention_workspace_, pool_);
 }
 
-void CpuBackend::SwiGlu(Matrix gate, Matrix up) {
-  gguf_offload::SwiGlu(gate.data, gate.stride, up.data, up.stride, gate.rows, gate.columns,
-                       gate.data, gate.stride, pool_);
+void CpuBackend::ProjectGated(Matrix input, const Projection& gate, const Projection& up) {
+  Project(input, {{gate, up}});
+  const Matrix &out = gate.output, &factor = up.output;
+  SwiGlu(out.data, out.stride, factor.data, factor.stride, out.rows, out.columns, out.data,
+         out.stride, pool_);
 }
 
 void CpuBackend::GatherLogitRows(Matrix x, Matrix out) {

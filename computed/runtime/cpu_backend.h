@@ -47,6 +47,8 @@ class CpuBackend : public Backend {
   void Run(int index, absl::FunctionRef<void()> operations) override { operations(); }
   void Embed(const Weight& table, Matrix out) override;
   void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) override;
+  void RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                   const Weight& second_weight, float epsilon) override;
   void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                   Matrix out) override;
   void Add(Matrix residual, Matrix x) override;
@@ -58,7 +60,7 @@ class CpuBackend : public Backend {
   void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
                             const LatentRotarySpec& spec) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
-  void SwiGlu(Matrix gate, Matrix up) override;
+  void ProjectGated(Matrix input, const Projection& gate, const Projection& up) override;
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
   void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
   void AddGated(Matrix residual, Matrix x, Matrix gate) override;

@@ -12,6 +12,7 @@
 
 #include "kernels/attention/attention_mma.cuh"
 #include "kernels/attention/decode_arguments.h"
+#include "kernels/attention/prefetch_pages.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/quantize_four.cuh"
 
@@ -431,15 +432,23 @@ template <int kDims, int kTiles, bool kExact>
 __global__ void __launch_bounds__(32 * kDecodeWarps)
     DecodeKernel(const __grid_constant__ DecodeArguments a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   constexpr int kWidth = kExact ? 4 : 2;
   __shared__ DecodeShared<kDims> shared;
   const DecodeRow row = a.decode_rows[blockIdx.z];
-  if (row.position < 0) return;
   const DecodeShare share = FindDecodeShare(a, row.position);
-  if (share.split >= share.active) return;
-
   const int kv_head = blockIdx.y / a.tiles, tile = blockIdx.y % a.tiles;
+  const bool has_work = row.position >= 0 && share.split < share.active;
+  if (has_work) {
+    const KvLayer& layer = a.layer;
+    const int32_t* pages = a.pages + row.pages;
+    PrefetchPages(layer.keys, pages, layer.kv_heads, kv_head, layer.key_dim, share.begin,
+                  share.end);
+    PrefetchPages(layer.values, pages, layer.kv_heads, kv_head, layer.value_dim, share.begin,
+                  share.end);
+  }
+  AwaitEarlierKernels();
+  if (!has_work) return PrefetchBesides(a.next, share.active);
+
   const int group = a.spec.heads / a.layer.kv_heads;
   const int tile_heads = (group + a.tiles - 1) / a.tiles;
   const int first_head = kv_head * group + tile * tile_heads;

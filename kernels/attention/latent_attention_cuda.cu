@@ -6,6 +6,7 @@
 #include <cassert>
 
 #include "kernels/attention/latent_attention_cuda.h"
+#include "kernels/attention/prefetch_pages.cuh"
 #include "kernels/attention/shared_tile.cuh"
 #include "kernels/ops/block_sum.cuh"
 #include "kernels/ops/dependent_launch.cuh"
@@ -41,6 +42,7 @@ struct LatentArguments {
   DecodeSplits splits;
   float* partials;          // (decode rows, heads, splits, value_dim), unnormalized
   float2* partial_softmax;  // (decode rows, heads, splits): largest score and sum
+  CachePrefetch next;
 };
 
 // The positions of one block: [begin, end), in share `split` of `active`.
@@ -109,7 +111,7 @@ struct QueryChunk {
 template <int kRows, int kThreads>
 __device__ __forceinline__ void StoreQueries(const LatentArguments& a, const LatentBlock& block,
                                              uint32_t tile) {
-  constexpr int kAtOnce = 3;  // that a thread has on their way
+  constexpr int kAtOnce = 9;  // that a thread has on their way
   static_assert(kRows * kChunks % (kAtOnce * kThreads) == 0);
   const float scale = a.spec.scale * kLog2E;
   for (int first = threadIdx.x; first < kRows * kChunks; first += kAtOnce * kThreads) {
@@ -233,7 +235,6 @@ template <int kGroups, int kBuffers, bool kDecode>
 __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
     LatentKernel(const __grid_constant__ LatentArguments a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   using Shape = LatentShape<kGroups, kBuffers>;
   extern __shared__ __align__(128) uint8_t shared[];
   LatentBlock block;
@@ -242,15 +243,20 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
   block.heads = a.spec.heads;
   if constexpr (kDecode) {
     const DecodeRow row = a.decode_rows[blockIdx.z];
-    if (row.position < 0) return;
     share = FindShare(a.splits, row.position, blockIdx.x);
-    if (static_cast<int>(blockIdx.x) >= share.active) return;
+    const bool has_work = row.position >= 0 && static_cast<int>(blockIdx.x) < share.active;
+    if (has_work) {
+      PrefetchPages(a.layer.keys, pages + row.pages, 1, 0, a.layer.key_dim, share.begin, share.end);
+    }
+    AwaitEarlierKernels();
+    if (!has_work) return PrefetchBesides(a.next, share.active);
     block.first = blockIdx.y * Shape::kRows;
     block.tokens = 1;
     block.token = row.row;
     block.position = row.position;
     pages += row.pages;
   } else {
+    AwaitEarlierKernels();
     // The last tiles of a prompt have the most keys; they go first.
     const PrefillTile tile = a.tiles[gridDim.y - 1 - blockIdx.y];
     block.first = blockIdx.x * Shape::kRows;
@@ -322,9 +328,9 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
 __global__ void __launch_bounds__(kMergeThreads)
     MergeLatentKernel(const __grid_constant__ LatentArguments a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   __shared__ float factors[kMaxDecodeSplits];  // of the parts' values in the result
   const DecodeRow row = a.decode_rows[blockIdx.y];
+  AwaitEarlierKernels();
   if (row.position < 0) return;
   const int active = FindShare(a.splits, row.position, 0).active;
   if (active == 1) return;
@@ -382,26 +388,35 @@ void Launch(const LatentArguments& a, int n, cudaStream_t stream) {
   LaunchDependent(kernel, grid, Shape::kThreads, Shape::kSharedBytes, stream, a);
 }
 
+// Groups of a block of decode rows. Few rows are done fastest by many small blocks; with more, keys
+// are read for as many heads at once as there is room for.
+int DecodeGroups(int rows) { return rows <= 2 ? 2 : 4; }
+
 template <bool kDecode>
 void LaunchBest(const LatentArguments& a, int n, cudaStream_t stream) {
   assert(a.layer.key_dim <= kMaxLatentKeyDim && a.layer.value_dim <= kMaxLatentValueDim &&
          a.layer.key_dim % 2 == 0 && a.layer.value_dim % 2 == 0 && a.layer.kv_heads == 1 &&
          a.rows.q_stride % 4 == 0 && a.rows.out_stride % 2 == 0);
   const bool many = !kDecode || a.spec.heads > 16;
-  if (many && HasSharedMemory(LatentShape<4, 2>::kSharedBytes)) {
-    Launch<4, 2, kDecode>(a, n, stream);
-  } else {
-    Launch<1, 1, kDecode>(a, n, stream);
+  if (!many || !HasSharedMemory(LatentShape<4, 2>::kSharedBytes)) {
+    return Launch<1, 1, kDecode>(a, n, stream);
   }
+  if constexpr (kDecode) {
+    if (DecodeGroups(n) == 2) return Launch<2, 2, kDecode>(a, n, stream);
+  }
+  Launch<4, 2, kDecode>(a, n, stream);
 }
 
 }  // namespace
 
 DecodeSplits ChooseLatentSplits(int rows, int heads, int multiprocessors) {
   // A block a multiprocessor keeps it busy.
-  const int64_t blocks = static_cast<int64_t>(std::max(rows, 1)) * ((heads + 63) / 64);
+  rows = std::max(rows, 1);
+  const int block_heads = 16 * DecodeGroups(rows);
+  const int64_t blocks = static_cast<int64_t>(rows) * ((heads + block_heads - 1) / block_heads);
   const int64_t wanted = (multiprocessors + blocks - 1) / blocks;
-  return {static_cast<int>(std::clamp<int64_t>(wanted, 2, kMaxDecodeSplits)), 2};
+  return {static_cast<int>(std::clamp<int64_t>(wanted, 2, kMaxDecodeSplits)),
+          block_heads <= 32 ? 1 : 2};
 }
 
 size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplits& splits) {
@@ -411,7 +426,7 @@ size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplit
 void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
                            int n_decode_rows, const int32_t* pages, const KvLayer& layer,
                            const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
-                           cudaStream_t stream) {
+                           cudaStream_t stream, const CachePrefetch& next) {
   if (n_decode_rows <= 0) return;
   const size_t partial_values =
       static_cast<size_t>(n_decode_rows) * spec.heads * splits.splits * layer.value_dim;
@@ -424,7 +439,8 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .spec = spec,
       .splits = splits,
       .partials = partials,
-      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
+      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values),
+      .next = next};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
     LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), kMergeThreads, 0, stream,
@@ -444,7 +460,8 @@ void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles,
                              .spec = spec,
                              .splits = {},
                              .partials = nullptr,
-                             .partial_softmax = nullptr};
+                             .partial_softmax = nullptr,
+                             .next = {}};
   LaunchBest<false>(a, n_tiles, stream);
 }
 

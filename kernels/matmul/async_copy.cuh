@@ -9,15 +9,18 @@
 
 namespace gguf_offload::cuda {
 
-// If `wanted`. Both 16-byte aligned. Past the first-level cache: streamed weights are read once.
+// If `wanted`. Both 16-byte aligned. Streamed weights are read once: they go past the first-level
+// cache, and in the second-level one they are the first to make room, before activations and code.
 __device__ __forceinline__ void AsyncCopy16(uint8_t* shared, const uint8_t* global, bool wanted) {
 #if __CUDA_ARCH__ >= 800
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   // Without a branch, so that neighbouring copies share their arithmetic.
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16;}" ::"r"(
-          to),
-      "l"(global), "r"(static_cast<int>(wanted))
+      "{.reg .pred p; setp.ne.b32 p, %2, 0;"
+      " @p cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %3;}" ::"r"(to),
+      "l"(global), "r"(static_cast<int>(wanted)), "l"(policy)
       : "memory");
 #else
   if (wanted) *reinterpret_cast<uint4*>(shared) = *reinterpret_cast<const uint4*>(global);

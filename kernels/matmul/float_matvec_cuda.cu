@@ -21,18 +21,22 @@ struct FloatColumns {
 template <class Number, bool kVector>
 struct WeightPiece {
   static constexpr int kNumbers = kVector ? 4 * Number::kPerWord : 1;
-  float values[kNumbers];
+  uint4 words;
+  Number number;
 
   __device__ __forceinline__ void Load(const Number* from) {
     if constexpr (kVector) {
-      const uint4 words = __ldcs(reinterpret_cast<const uint4*>(from));  // read once: streamed
-      const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-      for (int i = 0; i < kNumbers; ++i) {
-        values[i] = NumberOfWord<Number>(word[i / Number::kPerWord], i % Number::kPerWord);
-      }
+      words = __ldcs(reinterpret_cast<const uint4*>(from));  // read once: streamed
     } else {
-      values[0] = ToFloat(*from);
+      number = *from;
+    }
+  }
+  __device__ __forceinline__ float Value(int i) const {
+    if constexpr (kVector) {
+      const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+      return NumberOfWord<Number>(word[i / Number::kPerWord], i % Number::kPerWord);
+    } else {
+      return ToFloat(number);
     }
   }
 };
@@ -59,7 +63,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
   LetLaterKernelsBegin();
   using Piece = WeightPiece<Number, kVector>;
   constexpr int kNumbers = Piece::kNumbers;
-  const MatVecTask task = FindMatVecTask(launch);
+  const MatVecTask task = FindMatVecTask(launch, blockIdx.x);
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
   const Number* row = reinterpret_cast<const Number*>(matrix.weight) + task.row * launch.cols;
   const int64_t second = task.row + 1 < matrix.rows ? launch.cols : 0;
@@ -68,36 +72,53 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
   const int cols = static_cast<int>(launch.cols);
   float sums[kMatVecRows][kColumns] = {};
 
+  // The first weights come while earlier kernels run, the next ones come nearer.
+  constexpr int kAhead = kColumns == 1 && kVector ? 8 : 0;
+  constexpr int kMostPrefetched = 16;
+  Piece ahead[kAhead + 1][kMatVecRows];
   if (task.row < matrix.rows) {
-    // Weights come nearer while earlier kernels run.
-    constexpr int kMostPrefetched = 16;
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int col = first + j * step;
+#pragma unroll
+      for (int i = 0; i < kMatVecRows; ++i) {
+        if (col < cols) ahead[j][i].Load(row + i * second + col);
+      }
+    }
     const int end = min(cols, first + kMostPrefetched * step);
-    for (int col = first; col < end && threadIdx.x % 8 == 0; col += step) {
+    for (int col = first + kAhead * step; col < end && threadIdx.x % 8 == 0; col += step) {
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) PrefetchLine(row + i * second + col);
     }
   }
   AwaitEarlierKernels();
+  const auto add = [&](int col, const Piece(&w)[kMatVecRows]) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      // Beyond the last column that one again; its products are not stored.
+      const int from = min(task.first_column + column, launch.n - 1);
+      float x[kNumbers];
+      LoadColumn(columns.x + from * columns.stride + col, x);
+#pragma unroll
+      for (int i = 0; i < kMatVecRows; ++i) {
+#pragma unroll
+        for (int k = 0; k < kNumbers; ++k) {
+          sums[i][column] = fmaf(w[i].Value(k), x[k], sums[i][column]);
+        }
+      }
+    }
+  };
   if (task.row < matrix.rows) {
-#pragma unroll(kColumns == 1 ? 4 : 1)
-    for (int col = first; col < cols; col += step) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (first + j * step < cols) add(first + j * step, ahead[j]);
+    }
+#pragma unroll(kColumns == 1 ? 8 : 1)
+    for (int col = first + kAhead * step; col < cols; col += step) {
       Piece w[kMatVecRows];
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) w[i].Load(row + i * second + col);
-#pragma unroll
-      for (int column = 0; column < kColumns; ++column) {
-        // Beyond the last column that one again; its products are not stored.
-        const int from = min(task.first_column + column, launch.n - 1);
-        float x[kNumbers];
-        LoadColumn(columns.x + from * columns.stride + col, x);
-#pragma unroll
-        for (int i = 0; i < kMatVecRows; ++i) {
-#pragma unroll
-          for (int k = 0; k < kNumbers; ++k) {
-            sums[i][column] = fmaf(w[i].values[k], x[k], sums[i][column]);
-          }
-        }
-      }
+      add(col, w);
     }
   }
   FinishMatVec(launch, task, sums);

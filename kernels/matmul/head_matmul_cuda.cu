@@ -2,6 +2,7 @@
 
 #include <cassert>
 
+#include "kernels/matmul/async_copy.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/prefetch_line.cuh"
 #include "kernels/quant/dequantize_tile.cuh"
@@ -24,6 +25,7 @@ struct HeadArguments {
   HeadVectors y;
   QuantizedRows quantized;  // y in 8 bits, if wanted
   int n;
+  bool stages;  // MultiplyFewKernel: whether a block's weights find room in shared memory
 };
 
 // Group `group` of a row, as floats.
@@ -156,11 +158,22 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_row = int64_t{blockIdx.x} * shape.rows;
   const int own_row = static_cast<int>(threadIdx.x) / shape.lanes, own_group = lane % shape.lanes;
   const uint8_t* matrix = a.weight.data + head * a.weight.head_bytes;
-  for (int round = 0; round < shape.rounds; ++round) {
-    // Weights come nearer while earlier kernels run.
-    const int64_t row = first_row + round * round_rows + own_row;
-    if (row >= a.weight.rows || own_group >= groups) continue;
-    PrefetchLine(matrix + row * a.row_bytes + own_group * (a.row_bytes / groups));
+  // The block's rows, which lie one behind the other, come nearer while earlier kernels run.
+  const auto block_rows = static_cast<int>(min(int64_t{shape.rows}, a.weight.rows - first_row));
+  const uint8_t* rows_from = matrix + first_row * a.row_bytes;
+  const auto misalignment = static_cast<int>(reinterpret_cast<uintptr_t>(rows_from) & 15);
+  const int bytes = misalignment + block_rows * static_cast<int>(a.row_bytes);
+  uint8_t* const staged = reinterpret_cast<uint8_t*>(few + kBlockTokens * groups * kGroupStride);
+  if (a.stages) {
+    for (int i = 16 * threadIdx.x; i < bytes; i += 16 * kThreads) {
+      AsyncCopy16(staged + i, rows_from - misalignment + i, true);
+    }
+    AsyncCommit();
+    rows_from = staged + misalignment;
+  } else {
+    for (int i = kCacheLineBytes * threadIdx.x; i < bytes; i += kCacheLineBytes * kThreads) {
+      PrefetchLine(rows_from - misalignment + i);
+    }
   }
   AwaitEarlierKernels();
   const int first_token = blockIdx.z * kBlockTokens;
@@ -171,16 +184,17 @@ __global__ void __launch_bounds__(kThreads)
     few[(token * groups + column / 32) * kGroupStride + column % 32] =
         column < cols ? from[token * a.x.row_stride + column] : 0.0f;
   }
+  AsyncWait<0>();
   __syncthreads();
 
 #pragma unroll 2
   for (int round = 0; round < shape.rounds; ++round) {
     const int block_row = round * round_rows + own_row;
     float sums[kBlockTokens] = {};
-    if (first_row + block_row < a.weight.rows) {
+    if (block_row < block_rows) {
       for (int group = own_group; group < groups; group += shape.lanes) {
         float w[32];
-        ExpandGroup<kType, kPlain>(matrix + (first_row + block_row) * a.row_bytes, cols, group, w);
+        ExpandGroup<kType, kPlain>(rows_from + block_row * a.row_bytes, cols, group, w);
 #pragma unroll
         for (int token = 0; token < kBlockTokens; ++token) {
           if (token >= tokens) break;
@@ -266,11 +280,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-size_t FewSharedBytes(int64_t cols) {
+// Of a block's x, and of its weights.
+size_t FewXBytes(int64_t cols) {
   return sizeof(float) * kBlockTokens * ((cols + 31) / 32) * kGroupStride;
 }
+size_t FewWeightBytes(const FewShape& shape, int64_t row_bytes) {
+  return 16 + (shape.rows * row_bytes + 15) / 16 * 16;
+}
 bool IsFew(const HeadMatrices& weight, bool transposed, int n) {
-  return n <= kMostFew && (transposed || FewSharedBytes(weight.cols) <= kMostShared);
+  return n <= kMostFew && (transposed || FewXBytes(weight.cols) <= kMostShared);
 }
 
 template <TensorType kType, bool kPlain>
@@ -291,9 +309,13 @@ void Launch(const HeadArguments& a, cudaStream_t stream) {
                     dim3(blocks(groups, kThreads / 32), heads, a.n), kThreads, 0, stream, a);
   } else {
     const FewShape shape(static_cast<int>(groups));
+    const size_t x_bytes = FewXBytes(a.weight.cols);
+    const size_t weight_bytes = FewWeightBytes(shape, a.row_bytes);
+    HeadArguments few = a;
+    few.stages = x_bytes + weight_bytes <= kMostShared;
     LaunchDependent(MultiplyFewKernel<kType, kPlain>,
                     dim3(blocks(a.weight.rows, shape.rows), heads, blocks(a.n, kBlockTokens)),
-                    kThreads, FewSharedBytes(a.weight.cols), stream, a);
+                    kThreads, x_bytes + (few.stages ? weight_bytes : 0), stream, few);
   }
 }
 
@@ -309,7 +331,7 @@ void MultiplyHeads(const HeadMatrices& weight, bool transposed, const HeadVector
   assert(quantized.q == nullptr || (!transposed && CanQuantizeHeads(weight, n)));
   const auto row_bytes =
       static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.cols));
-  const HeadArguments a = {weight, row_bytes, transposed, x, y, quantized, n};
+  const HeadArguments a = {weight, row_bytes, transposed, x, y, quantized, n, /*stages=*/false};
   switch (weight.type) {
     case TensorType::kF32:
       return Launch<TensorType::kF32, true>(a, stream);

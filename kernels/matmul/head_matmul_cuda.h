@@ -12,7 +12,7 @@
 
 namespace gguf_offload::cuda {
 
-// A matrix a head. Pointers are device memory.
+// A matrix a head. Pointers are device memory; the 16 bytes before and behind it must be readable.
 struct HeadMatrices {
   quant::TensorType type = quant::TensorType::kF32;  // a block format, F32, F16 or BF16
   const uint8_t* data = nullptr;                     // (heads, rows, cols), 8-byte aligned

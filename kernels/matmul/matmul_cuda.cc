@@ -1,10 +1,13 @@
 #include "kernels/matmul/matmul_cuda.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "kernels/matmul/float_matvec_cuda.h"
 #include "kernels/matmul/half_rows_cuda.h"
 #include "kernels/matmul/matvec_matrix.h"
+#include "kernels/matmul/paired_matvec_cuda.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/matmul/quantized_matvec_cuda.h"
 
@@ -18,18 +21,26 @@ int QuantizedRowCount(const MatMulConfig& config) {
   return config.precision == Precision::kHalf ? 0 : std::min(config.crossover, config.max_rows);
 }
 
+// Matrices for one launch.
+struct SameType {
+  quant::TensorType type;
+  std::vector<MatVecMatrix> matrices;
+};
+
 }  // namespace
 
 // The parts of the workspace, as offsets into it.
 struct MatMul::Layout {
-  size_t q = 0, scale = 0, half_x = 0, row_scale = 0, weight = 0, cublas = 0;
+  size_t q[2] = {}, scale[2] = {}, half_x = 0, row_scale = 0, weight = 0, cublas = 0;
   size_t bytes = 0;
 
   explicit Layout(const MatMulConfig& config) {
     const size_t cols = static_cast<size_t>((config.max_cols + 31) / 32 * 32);
     const size_t quantized_rows = static_cast<size_t>(QuantizedRowCount(config));
-    q = Add(quantized_rows * cols);
-    scale = Add(quantized_rows * (cols / 32) * sizeof(float2));
+    for (int i = 0; i < 2; ++i) {
+      q[i] = Add(quantized_rows * cols);
+      scale[i] = Add(quantized_rows * (cols / 32) * sizeof(float2));
+    }
     if (config.cublas == nullptr) return;
     const size_t rows = static_cast<size_t>(config.max_rows);
     half_x = Add(rows * static_cast<size_t>(PadHalfColumns(config.max_cols)) * sizeof(__half));
@@ -66,8 +77,10 @@ std::unique_ptr<MatMul> MatMul::Create(const MatMulConfig& config, void* memory,
   out->max_rows_ = config.max_rows;
   out->max_quantized_rows_ = QuantizedRowCount(config);
   out->max_cols_ = config.max_cols;
-  out->quantized_.q = reinterpret_cast<int8_t*>(base + layout.q);
-  out->quantized_.scale = reinterpret_cast<float2*>(base + layout.scale);
+  for (int i = 0; i < 2; ++i) {
+    out->quantized_[i].q = reinterpret_cast<int8_t*>(base + layout.q[i]);
+    out->quantized_[i].scale = reinterpret_cast<float2*>(base + layout.scale[i]);
+  }
   if (config.cublas != nullptr) {
     const HalfMatMul::Memory half = {reinterpret_cast<__half*>(base + layout.half_x),
                                      reinterpret_cast<float*>(base + layout.row_scale),
@@ -87,46 +100,41 @@ bool MatMul::Supports(quant::TensorType type) {
 
 QuantizedRows MatMul::PrepareQuantized(int n, int64_t cols) const {
   QuantizedRows out;
-  if (IsQuantized(n)) out = quantized_;
+  if (IsQuantized(n)) out = quantized_[current_];
   out.columns = cols;
   return out;
 }
 
-// One launch for up to kMaxMatVecMatrices outputs of the same type.
+// One launch for up to kMaxMatVecMatrices outputs of the same type, or of two types where there is
+// a kernel for both.
 const char* MatMul::RunMatVec(const float* x, int64_t x_stride, int n, bool already_quantized,
                               std::span<const MatMulOutput> outputs, cudaStream_t stream) {
   const int64_t cols = outputs[0].cols;
   const QuantizedRows rows = PrepareQuantized(n, cols);
+  std::vector<SameType> launches;
   bool quantized = already_quantized;
-  for (size_t first = 0; first < outputs.size(); ++first) {
-    const quant::TensorType type = outputs[first].type;
-    const auto is_type = [type](const MatMulOutput& output) { return output.type == type; };
-    // Each type's outputs go with the first of them.
-    if (std::any_of(outputs.begin(), outputs.begin() + first, is_type)) continue;
-    const bool plain = IsFloatMatVecType(type);
+  for (const MatMulOutput& output : outputs) {
+    const bool plain = IsFloatMatVecType(output.type);
     if (plain && x == nullptr) return "F32, F16 and BF16 weights need activations in float32";
-    if (!plain && !quantized) {
-      QuantizeRows(x, x_stride, n, rows, stream);
-      quantized = true;
+    if (!plain && !std::exchange(quantized, true)) QuantizeRows(x, x_stride, n, rows, stream);
+    auto launch = std::find_if(launches.begin(), launches.end(), [&](const SameType& of) {
+      return of.type == output.type && of.matrices.size() < kMaxMatVecMatrices;
+    });
+    if (launch == launches.end()) launch = launches.insert(launch, {output.type, {}});
+    launch->matrices.push_back(
+        {output.weight, output.rows, output.bias, output.y, output.y_stride});
+  }
+  if (launches.size() == 2 &&
+      MixedMatVec(launches[0].matrices, launches[0].type, launches[1].matrices, launches[1].type,
+                  cols, rows, n, stream)) {
+    return nullptr;
+  }
+  for (const auto& [type, matrices] : launches) {
+    if (IsFloatMatVecType(type)) {
+      FloatMatVec(type, matrices, cols, x, x_stride, n, stream);
+    } else {
+      QuantizedMatVec(type, matrices, cols, rows, n, stream);
     }
-    MatVecMatrix matrices[kMaxMatVecMatrices];
-    size_t count = 0;
-    const auto launch = [&] {
-      const std::span<const MatVecMatrix> these(matrices, count);
-      if (plain) {
-        FloatMatVec(type, these, cols, x, x_stride, n, stream);
-      } else {
-        QuantizedMatVec(type, these, cols, rows, n, stream);
-      }
-      count = 0;
-    };
-    for (size_t i = first; i < outputs.size(); ++i) {
-      const MatMulOutput& output = outputs[i];
-      if (!is_type(output)) continue;
-      matrices[count++] = {output.weight, output.rows, output.bias, output.y, output.y_stride};
-      if (count == kMaxMatVecMatrices) launch();
-    }
-    if (count > 0) launch();
   }
   return nullptr;
 }
@@ -147,6 +155,19 @@ const char* MatMul::Run(const float* x, int64_t x_stride, int n, bool already_qu
     if (const char* error = half_->Multiply(output, stream); error != nullptr) return error;
   }
   return nullptr;
+}
+
+bool MatMul::RunGated(const MatMulOutput& gate, const MatMulOutput& up, cudaStream_t stream) {
+  if (!IsQuantized(1) || gate.type != up.type || gate.rows != up.rows || gate.rows > max_cols_ ||
+      gate.bias != nullptr || up.bias != nullptr) {
+    return false;
+  }
+  QuantizedRows out = quantized_[1 - current_];
+  out.columns = gate.rows;
+  const bool done = GateMatVec(gate.type, {gate.weight, up.weight, gate.rows, gate.y, out},
+                               PrepareQuantized(1, gate.cols), stream);
+  if (done) current_ = 1 - current_;
+  return done;
 }
 
 }  // namespace gguf_offload::cuda

@@ -73,6 +73,12 @@ class MatMul {
   [[nodiscard]] const char* Run(const float* x, int64_t x_stride, int n, bool already_quantized,
                                 std::span<const MatMulOutput> outputs, cudaStream_t stream);
 
+  // gate.y = silu(gate.weight x) * (up.weight x), for one row x that PrepareQuantized's memory
+  // holds, in one launch. Afterwards PrepareQuantized is where the result is in 8 bits. False, and
+  // nothing has been done, where there is no kernel for it. Run and SwiGlu give the same bits.
+  [[nodiscard]] bool RunGated(const MatMulOutput& gate, const MatMulOutput& up,
+                              cudaStream_t stream);
+
  private:
   struct Layout;
 
@@ -84,7 +90,8 @@ class MatMul {
   int max_rows_ = 0;
   int max_quantized_rows_ = 0;
   int64_t max_cols_ = 0;
-  QuantizedRows quantized_;           // (max_quantized_rows_, max_cols_)
+  QuantizedRows quantized_[2];        // (max_quantized_rows_, max_cols_): an input and an output
+  int current_ = 0;                   // of them, PrepareQuantized's
   std::unique_ptr<HalfMatMul> half_;  // null without cuBLAS
 };
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/matmul/device_matrix_for_test.h"
+#include "kernels/ops/activation_cuda.h"
 #include "kernels/quant/device_array_for_test.h"
 #include "third_party/cuda/device_available.h"
 
@@ -251,6 +252,81 @@ TEST_F(MatMulCudaTest, TakesActivationsThatAreQuantizedAlready) {
   std::vector<int8_t> q(kColumns * kCols);
   ASSERT_EQ(cudaMemcpy(q.data(), rows.q, q.size(), cudaMemcpyDeviceToHost), cudaSuccess);
   EXPECT_EQ(q, QuantizeOnHost(x, kColumns, kCols, kCols).q);
+}
+
+// Products of two types with the same input, in one launch, are those that each type gives alone.
+TEST_F(MatMulCudaTest, TwoTypesAtOnce) {
+  constexpr int64_t kCols = 2560;
+  for (TensorType type : {TensorType::kQ4_K, TensorType::kQ5_K}) {
+    Workplace place(Config(Precision::kInt8, 1, kCols));
+    ASSERT_NE(place.matmul, nullptr) << place.error;
+    DeviceArray<float> x(MakeActivations(1, kCols, kCols, 5));
+    Outputs first, second, both;
+    for (Outputs* all : {&first, &both}) {
+      all->Add(MakeMatrix(type, 77, kCols, 1), 1, true);
+      all->Add(MakeMatrix(type, 9, kCols, 2), 1, false);
+    }
+    for (Outputs* all : {&second, &both}) {
+      all->Add(MakeMatrix(TensorType::kQ6_K, 33, kCols, 3, 8), 1, true);
+    }
+    for (Outputs* all : {&first, &second, &both}) {
+      ASSERT_EQ(place.matmul->Run(x.data(), kCols, 1, false, all->outputs, nullptr), nullptr);
+    }
+    const auto products = [](const Outputs& all, size_t i) {
+      std::vector<float> values = all.ys[i]->ToHost();
+      values.resize(all.matrices[i].rows);
+      return values;
+    };
+    EXPECT_EQ(products(both, 0), products(first, 0));
+    EXPECT_EQ(products(both, 1), products(first, 1));
+    EXPECT_EQ(products(both, 2), products(second, 0));
+  }
+}
+
+// A gated unit gives the bits of its parts, in floats and in 8 bits, or says that it cannot.
+TEST_F(MatMulCudaTest, GatedUnit) {
+  struct Case {
+    TensorType type;
+    int64_t rows, cols;
+    size_t misalignment;
+    bool possible;
+  };
+  for (const Case& c :
+       {Case{TensorType::kQ4_K, 96, 512, 0, true}, Case{TensorType::kQ5_K, 4128, 2304, 0, true},
+        Case{TensorType::kQ4_K, 4128, 2304, 0, true},
+        Case{TensorType::kQ4_K, 80, 512, 0, false},   // no whole groups
+        Case{TensorType::kQ4_K, 96, 2304, 0, false},  // warps share rows
+        Case{TensorType::kQ4_K, 96, 512, 8, false}, Case{TensorType::kQ6_K, 96, 512, 0, false}}) {
+    Workplace place(Config(Precision::kInt8, 1, std::max(c.rows, c.cols)));
+    ASSERT_NE(place.matmul, nullptr) << place.error;
+    DeviceArray<float> x(MakeActivations(1, c.cols, c.cols, 5));
+    Outputs parts, gated;
+    for (Outputs* all : {&parts, &gated}) {
+      for (uint32_t seed : {1, 2}) {
+        all->Add(MakeMatrix(c.type, c.rows, c.cols, seed, c.misalignment), 1, false);
+      }
+    }
+    ASSERT_EQ(place.matmul->Run(x.data(), c.cols, 1, false, parts.outputs, nullptr), nullptr);
+    ASSERT_EQ(place.matmul->RunGated(gated.outputs[0], gated.outputs[1], nullptr), c.possible);
+    if (!c.possible) continue;
+    DeviceArray<float> expected(c.rows);
+    DeviceArray<int8_t> q(c.rows);
+    DeviceArray<float2> scale(c.rows / 32);
+    SwiGlu(parts.ys[0]->data(), c.rows, parts.ys[1]->data(), c.rows, 1, c.rows, expected.data(),
+           c.rows, {q.data(), scale.data(), c.rows}, nullptr);
+    EXPECT_EQ(gated.ys[0]->ToHost(), expected.ToHost());
+    const QuantizedRows rows = place.matmul->PrepareQuantized(1, c.rows);
+    std::vector<int8_t> gated_q(c.rows);
+    ASSERT_EQ(cudaMemcpy(gated_q.data(), rows.q, gated_q.size(), cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    EXPECT_EQ(gated_q, q.ToHost());
+    std::vector<float2> gated_scale(c.rows / 32);
+    ASSERT_EQ(cudaMemcpy(gated_scale.data(), rows.scale, gated_scale.size() * sizeof(float2),
+                         cudaMemcpyDeviceToHost),
+              cudaSuccess);
+    EXPECT_EQ(
+        memcmp(gated_scale.data(), scale.ToHost().data(), gated_scale.size() * sizeof(float2)), 0);
+  }
 }
 
 // A captured graph multiplies what the activations have become.

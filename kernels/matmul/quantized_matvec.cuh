@@ -179,15 +179,16 @@ inline constexpr int kMinBlocks = kColumns == 1   ? 8
                                   : kColumns == 4 ? 6
                                                   : 5;
 
+// Block `block` of a launch.
 template <quant::TensorType kType, int kColumns>
-__global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
-    QuantizedMatVecKernel(const __grid_constant__ MatVecLaunch launch, QuantizedRows x) {
+__device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const QuantizedRows& x,
+                                             unsigned block) {
   using Decoder = GroupDecoder<kType>;
   using Staging = ChunkStaging<Decoder>;
   constexpr int kStages = Staging::kStages;
   __shared__ __align__(16) uint8_t staged[kMatVecWarps][kStages][Staging::kBytes];
 
-  const MatVecTask task = FindMatVecTask(launch);
+  const MatVecTask task = FindMatVecTask(launch, block);
   const int lane = threadIdx.x % 32;
   uint8_t(&stages)[kStages][Staging::kBytes] = staged[threadIdx.x / 32];
   const int groups = static_cast<int>(launch.cols / 32);
@@ -230,9 +231,9 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
         for (int row = 0; row < kMatVecRows; ++row) {
           uint32_t begin = rows.first + row * rows.row_stride;
           if (!Staging::kAlignedChunks) begin += chunk * Staging::kChunkBytes;
-          const uint8_t* block = stages[stage] + row * Staging::kRowBytes + (begin & 15) +
-                                 lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
-          Decoder::Decode(block, lane % Staging::kGroupsPerBlock, w[row]);
+          const uint8_t* in_stage = stages[stage] + row * Staging::kRowBytes + (begin & 15) +
+                                    lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
+          Decoder::Decode(in_stage, lane % Staging::kGroupsPerBlock, w[row]);
         }
 #pragma unroll
         for (int column = 0; column < kColumns; ++column) {
@@ -253,6 +254,12 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
     }
   }
   FinishMatVec(launch, task, sums);
+}
+
+template <quant::TensorType kType, int kColumns>
+__global__ void __launch_bounds__(32 * kMatVecWarps, kMinBlocks<kColumns>)
+    QuantizedMatVecKernel(const __grid_constant__ MatVecLaunch launch, QuantizedRows x) {
+  StagedMatVec<kType, kColumns>(launch, x, blockIdx.x);
 }
 
 template <quant::TensorType kType>

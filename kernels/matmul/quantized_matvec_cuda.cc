@@ -1,6 +1,7 @@
 #include "kernels/matmul/quantized_matvec_cuda.h"
 
 #include "kernels/matmul/matvec_launch.cuh"
+#include "kernels/matmul/paired_matvec_cuda.h"
 #include "kernels/quant/visit_type.h"
 
 namespace gguf_offload::cuda {
@@ -31,6 +32,7 @@ bool IsQuantizedMatVecType(TensorType type) { return FindLauncher(type) != nullp
 
 void QuantizedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
                      const QuantizedRows& x, int n, cudaStream_t stream) {
+  if (IsPairedMatVec(type, matrices)) return PairedMatVec(type, matrices, cols, x, n, stream);
   MatVecLaunch launch{};
   const int64_t blocks = PlanMatVec(matrices, cols, n, kChunkElements, launch);
   if (blocks > 0) FindLauncher(type)(launch, blocks, x, stream);

@@ -9,12 +9,14 @@ namespace gguf_offload::cuda {
 namespace {
 
 constexpr int kResolveThreads = 256;
-// Small blocks find room beside those of other kernels. Together they have 4 MiB on their way, many
-// times what the link needs to be busy.
+// Small blocks find room beside those of other kernels. Together they have 512 KiB on their way,
+// which keeps the link busy; with more, what other kernels read from the GPU's own memory waits
+// behind it.
 constexpr int kFillThreads = 128;
-constexpr int kFillBlocks = 256;
+constexpr int kFillBlocks = 32;
 constexpr int kInFlight = 8;                            // pieces of 16 bytes a thread
 constexpr int kRoundPieces = kInFlight * kFillThreads;  // that a block copies at a time
+constexpr int kLinePieces = 128 / 16;
 
 struct ResolveArguments {
   const int32_t* chosen;
@@ -102,7 +104,7 @@ struct FillArguments {
   int end;         // that there may be
   int32_t* begun;  // rounds that blocks have taken
   ExpertSource sources[3];
-  int rounds[3];  // that a matrix takes, wherever it begins
+  int rounds[3];  // that a matrix takes, wherever it begins; 0: it is not asked for
   uint8_t* slots;
   int64_t slot_stride;
 };
@@ -137,19 +139,22 @@ __global__ void __launch_bounds__(kFillThreads)
       from = entry + source.offset + phase;
     }
     const int64_t pieces = (phase + source.bytes + 15) / 16;
-    const int64_t first = int64_t{part} * kRoundPieces + threadIdx.x;
+    // A warp reads whole lines: the first piece of the first round is one that begins a line.
+    const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(from) / 16 % kLinePieces);
+    const int64_t first = int64_t{part} * kRoundPieces + threadIdx.x - before;
     const uint4* const pieces_from = reinterpret_cast<const uint4*>(from - phase);
     uint4* const to = reinterpret_cast<uint4*>(a.slots + fill.slot * a.slot_stride + source.offset);
     uint4 loaded[kInFlight];
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const int64_t piece = first + i * kFillThreads;
-      if (piece < pieces) loaded[i] = __ldcs(pieces_from + piece);
+      if (piece >= 0 && piece < pieces) loaded[i] = __ldcs(pieces_from + piece);
     }
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const int64_t piece = first + i * kFillThreads;
-      if (piece < pieces) to[piece] = loaded[i];
+      // They make room first: what other kernels need stays in the cache.
+      if (piece >= 0 && piece < pieces) __stcs(to + piece, loaded[i]);
     }
   }
 }
@@ -166,23 +171,22 @@ void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int lay
   LaunchDependent(ResolveKernel, 1, kResolveThreads, 0, stream, a);
 }
 
-void FillSlots(const ExpertFills& fills, int first, int end, int part,
-               const ExpertSource (&sources)[3], uint8_t* slots, int64_t slot_stride,
-               cudaStream_t stream) {
-  assert(part < kMaxFillParts);
-  if (first >= end) return;
+void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSource (&sources)[3],
+               uint8_t* slots, int64_t slot_stride, cudaStream_t stream) {
+  assert(part.number < kMaxFillParts);
+  if (part.first >= part.end) return;
   FillArguments a = {
       .fills = fills,
-      .first = first,
-      .end = end,
-      .begun = fills.begun + part,
+      .first = part.first,
+      .end = part.end,
+      .begun = fills.begun + part.number,
       .sources = {sources[0], sources[1], sources[2]},
       .rounds = {},
       .slots = slots,
       .slot_stride = slot_stride,
   };
-  for (int i = 0; i < 3; ++i) {
-    const int64_t most_pieces = (15 + sources[i].bytes + 15) / 16;
+  for (int i = part.first_matrix; i < part.end_matrix; ++i) {
+    const int64_t most_pieces = kLinePieces - 1 + (15 + sources[i].bytes + 15) / 16;
     a.rounds[i] = static_cast<int>((most_pieces + kRoundPieces - 1) / kRoundPieces);
   }
   LaunchDependent(FillKernel, kFillBlocks, kFillThreads, 0, stream, a);

@@ -78,14 +78,22 @@ struct ExpertSource {
   int64_t offset = 0;             // in a slot, a multiple of 16
 };
 
-// Copies those experts to their slots that ResolveExperts has found missing, from fill `first` to
-// the one before `end`, as far as there are so many: a matrix begins at the source's offset and has
-// the address modulo 16 that it has in host memory. Each call for the same fills has another
-// `part`. With fills.entries, experts are taken from there, and of sources[i].data only the address
-// modulo 16 counts; slots of experts without an entry stay as they are.
-void FillSlots(const ExpertFills& fills, int first, int end, int part,
-               const ExpertSource (&sources)[3], uint8_t* slots, int64_t slot_stride,
-               cudaStream_t stream);
+// What a call of FillSlots copies: fills [first, end), as far as there are so many, and of each
+// matrices [first_matrix, end_matrix).
+struct FillPart {
+  int number = 0;  // each call for the same fills has another, less than kMaxFillParts
+  int first = 0;
+  int end = 0;
+  int first_matrix = 0;
+  int end_matrix = 3;
+};
+
+// Copies those experts to their slots that ResolveExperts has found missing: a matrix begins at the
+// source's offset and has the address modulo 16 that it has in host memory. With fills.entries,
+// experts are taken from there, and of sources[i].data only the address modulo 16 counts; slots of
+// experts without an entry stay as they are.
+void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSource (&sources)[3],
+               uint8_t* slots, int64_t slot_stride, cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

@@ -82,8 +82,12 @@ class Cache {
     if (flipped_ != 0) FetchTold(sources);
     if (check_bytes) {
       const int most = std::min<int>(slots_, chosen.size());
-      FillSlots(fills, 0, 1, 0, sources, memory_->data(), stride_, nullptr);
-      FillSlots(fills, 1, most, 1, sources, memory_->data(), stride_, nullptr);
+      const FillPart parts[] = {{.number = 0, .end = 1},
+                                {.number = 1, .first = 1, .end = most, .end_matrix = 2},
+                                {.number = 2, .first = 1, .end = most, .first_matrix = 2}};
+      for (const FillPart& part : parts) {
+        FillSlots(fills, part, sources, memory_->data(), stride_, nullptr);
+      }
     }
     CheckCuda(cudaGetLastError());
     const std::vector<ExpertFill> fetched = fills_.ToHost();

@@ -59,7 +59,8 @@ void ExpertFeedForward::AddTo(float* out, int64_t out_stride, const float* x, in
                               const QuantizedRows& quantized, const ChosenExperts& chosen,
                               const Experts& experts, cudaStream_t stream) const {
   if (WantsQuantized(chosen.rows, experts)) {
-    Multiply(x, x_stride, quantized, chosen, 0, experts, stream);
+    MultiplyInner(x, x_stride, quantized, chosen, 0, experts, stream);
+    MultiplyDown(/*int8=*/true, chosen, 0, experts, stream);
     return AddProducts(out, out_stride, chosen, experts, stream);
   }
   for (int first = 0; first < chosen.rows; first += config_.chunk_rows) {
@@ -67,7 +68,8 @@ void ExpertFeedForward::AddTo(float* out, int64_t out_stride, const float* x, in
     chunk.experts += static_cast<int64_t>(first) * chosen.used;
     chunk.weights += static_cast<int64_t>(first) * chosen.used;
     chunk.rows = std::min(config_.chunk_rows, chosen.rows - first);
-    Multiply(x + first * x_stride, x_stride, {}, chunk, 0, experts, stream);
+    MultiplyInner(x + first * x_stride, x_stride, {}, chunk, 0, experts, stream);
+    MultiplyDown(/*int8=*/false, chunk, 0, experts, stream);
     AddProducts(out + first * out_stride, out_stride, chunk, experts, stream);
   }
 }
@@ -95,42 +97,48 @@ void ExpertFeedForward::GateAndUp(const Experts& experts, int pairs_per_row, int
   multiply(products);
 }
 
-void ExpertFeedForward::Multiply(const float* x, int64_t x_stride, const QuantizedRows& quantized,
-                                 const ChosenExperts& part, int first_pair, const Experts& experts,
-                                 cudaStream_t stream) const {
+ExpertFeedForward::PairOrder ExpertFeedForward::OrderOf(const ChosenExperts& part,
+                                                        bool int8) const {
+  if (int8 && part.rows <= kUnsortedRows) return {.tiles = part.pairs()};
+  const int tile_pairs = int8 ? kExpertMatVecPairs : kExpertMatMulPairs;
+  return {.order = {At<int32_t>(layout_.pairs), At<ExpertTile>(layout_.tiles)},
+          .tiles = MostExpertTiles(part.pairs(), config_.experts, tile_pairs),
+          .tile_pairs = tile_pairs};
+}
+
+QuantizedRows ExpertFeedForward::QuantizedPairs(int first_pair) const {
+  const QuantizedRows all = {At<int8_t>(layout_.q), At<float2>(layout_.q_scale),
+                             config_.feed_forward};
+  return all.Rows(first_pair);
+}
+
+void ExpertFeedForward::MultiplyInner(const float* x, int64_t x_stride,
+                                      const QuantizedRows& quantized, const ChosenExperts& part,
+                                      int first_pair, const Experts& experts,
+                                      cudaStream_t stream) const {
   const bool int8 = quantized.q != nullptr;
   const int pairs = part.pairs();
   const int width = static_cast<int>(config_.feed_forward);
-  const int64_t stride = PadFloats(config_.feed_forward), down_stride = PadFloats(config_.dim);
+  const int64_t stride = PadFloats(config_.feed_forward);
   float* const gate = At<float>(layout_.gate) + first_pair * stride;
   float* const up = At<float>(layout_.up) + first_pair * stride;
-  float* const down = At<float>(layout_.down) + first_pair * down_stride;
 
-  ExpertOrder order;
-  int tiles = pairs;
-  if (!int8 || part.rows > kUnsortedRows) {
-    const int tile_pairs = int8 ? kExpertMatVecPairs : kExpertMatMulPairs;
-    order = {At<int32_t>(layout_.pairs), At<ExpertTile>(layout_.tiles)};
-    tiles = MostExpertTiles(pairs, config_.experts, tile_pairs);
-    OrderByExpert(part, config_.experts, tile_pairs, order, stream);
+  const PairOrder of = OrderOf(part, int8);
+  if (of.order.tiles != nullptr) {
+    OrderByExpert(part, config_.experts, of.tile_pairs, of.order, stream);
   }
-
   QuantizedRows h;  // what the experts' second product takes
-  __half* const half_h =
-      At<__half>(layout_.half_h) + first_pair * PadHalfColumns(config_.feed_forward);
-  float* const h_scale = At<float>(layout_.h_scale) + first_pair;
   if (int8) {
-    h = {At<int8_t>(layout_.q), At<float2>(layout_.q_scale), config_.feed_forward};
-    h = h.Rows(first_pair);
+    h = QuantizedPairs(first_pair);
     GateAndUp(experts, part.used, first_pair, [&](const ExpertProducts& products) {
-      MultiplyExpertsInt8(products, quantized, part, order, tiles, stream);
+      MultiplyExpertsInt8(products, quantized, part, of.order, of.tiles, stream);
     });
   } else {
     __half* const half_x = At<__half>(layout_.half_x);
     float* const x_scale = At<float>(layout_.x_scale);
     RowsToHalf(x, x_stride, part.rows, config_.dim, half_x, x_scale, stream);
     GateAndUp(experts, part.used, first_pair, [&](const ExpertProducts& products) {
-      MultiplyExpertsHalf(products, half_x, x_scale, order, tiles, stream);
+      MultiplyExpertsHalf(products, half_x, x_scale, of.order, of.tiles, stream);
     });
   }
   if (experts.activation == ExpertActivation::kClampedSwiGlu) {
@@ -139,15 +147,26 @@ void ExpertFeedForward::Multiply(const float* x, int64_t x_stride, const Quantiz
   } else {
     SwiGlu(gate, stride, up, stride, pairs, width, gate, stride, h, stream);
   }
+}
 
-  const ExpertProducts products{
-      .matrices = {experts.down}, .y = {down}, .y_stride = down_stride, .pairs_per_row = 1};
+void ExpertFeedForward::MultiplyDown(bool int8, const ChosenExperts& part, int first_pair,
+                                     const Experts& experts, cudaStream_t stream) const {
+  const int64_t stride = PadFloats(config_.feed_forward), down_stride = PadFloats(config_.dim);
+  const PairOrder of = OrderOf(part, int8);
+  const ExpertProducts products{.matrices = {experts.down},
+                                .y = {At<float>(layout_.down) + first_pair * down_stride},
+                                .y_stride = down_stride,
+                                .pairs_per_row = 1};
   if (int8) {
-    MultiplyExpertsInt8(products, h, part, order, tiles, stream);
-  } else {
-    RowsToHalf(gate, stride, pairs, config_.feed_forward, half_h, h_scale, stream);
-    MultiplyExpertsHalf(products, half_h, h_scale, order, tiles, stream);
+    return MultiplyExpertsInt8(products, QuantizedPairs(first_pair), part, of.order, of.tiles,
+                               stream);
   }
+  __half* const half_h =
+      At<__half>(layout_.half_h) + first_pair * PadHalfColumns(config_.feed_forward);
+  float* const h_scale = At<float>(layout_.h_scale) + first_pair;
+  RowsToHalf(At<float>(layout_.gate) + first_pair * stride, stride, part.pairs(),
+             config_.feed_forward, half_h, h_scale, stream);
+  MultiplyExpertsHalf(products, half_h, h_scale, of.order, of.tiles, stream);
 }
 
 void ExpertFeedForward::AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,

@@ -63,12 +63,15 @@ class ExpertFeedForward {
              const QuantizedRows& quantized,  // x in 8 bits, where that is wanted
              const ChosenExperts& chosen, const Experts& experts, cudaStream_t stream) const;
 
-  // The same in two steps, so that the experts of a single row may come one after the other: the
-  // products of the row's pairs from `first_pair` on, as many as `part` has, stay in the memory
-  // until the sum over all of them is added.
-  void Multiply(const float* x, int64_t x_stride, const QuantizedRows& quantized,
-                const ChosenExperts& part, int first_pair, const Experts& experts,
-                cudaStream_t stream) const;
+  // The same in steps, so that the experts of a single row may come one after the other, and their
+  // matrices too: the products of the row's pairs from `first_pair` on, as many as `part` has, stay
+  // in the memory until the sum over all of them is added. First activation(gate(x), up(x)), then
+  // down of that; `int8`: x was quantized.
+  void MultiplyInner(const float* x, int64_t x_stride, const QuantizedRows& quantized,
+                     const ChosenExperts& part, int first_pair, const Experts& experts,
+                     cudaStream_t stream) const;
+  void MultiplyDown(bool int8, const ChosenExperts& part, int first_pair, const Experts& experts,
+                    cudaStream_t stream) const;
   void AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,
                    const Experts& experts, cudaStream_t stream) const;
 
@@ -80,6 +83,15 @@ class ExpertFeedForward {
     explicit Layout(const ExpertFeedForwardConfig& config);
   };
 
+  // How the pairs of `part` are gone through.
+  struct PairOrder {
+    ExpertOrder order;  // none: one by one
+    int tiles = 0;
+    int tile_pairs = 0;
+  };
+  PairOrder OrderOf(const ChosenExperts& part, bool int8) const;
+  // Memory for the activations of pairs from `first_pair` on in 8 bits.
+  QuantizedRows QuantizedPairs(int first_pair) const;
   void GateAndUp(const Experts& experts, int pairs_per_row, int first_pair,
                  const auto& multiply) const;
   template <typename T>

@@ -156,9 +156,11 @@ void Check(Layer& layer, const Step& run, double tolerance) {
     ExpertFeedForward::Experts uncounted = experts;
     uncounted.uses = nullptr;
     for (const auto& [first, count] : {std::pair(0, kUsed - 1), std::pair(kUsed - 1, 1)}) {
-      feed_forward.Multiply(device_x.data(), kStride, quantized,
-                            {device_chosen.data() + first, device_weights.data() + first, 1, count},
-                            first, uncounted, nullptr);
+      const ChosenExperts part = {device_chosen.data() + first, device_weights.data() + first, 1,
+                                  count};
+      feed_forward.MultiplyInner(device_x.data(), kStride, quantized, part, first, uncounted,
+                                 nullptr);
+      feed_forward.MultiplyDown(quantized.q != nullptr, part, first, uncounted, nullptr);
     }
     feed_forward.AddProducts(in_parts.data(), kStride,
                              {device_chosen.data(), device_weights.data(), 1, kUsed}, uncounted,

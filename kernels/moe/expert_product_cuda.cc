@@ -49,8 +49,8 @@ void MultiplyExpertsInt8(const ExpertProducts& products, const QuantizedRows& x,
   constexpr int kChunkElements = 1024;
   ExpertMatVecLaunch launch{.products = products, .experts = chosen.experts, .order = order};
   // Not by the number of rows of x, on which results must not depend.
-  launch.split =
-      ChooseSplit(first.rows * products.count * chosen.used, CeilDiv(first.cols, kChunkElements));
+  launch.split = 1 << ChooseSplitBits(first.rows * products.count * chosen.used,
+                                      CeilDiv(first.cols, kChunkElements));
   launch.row_blocks =
       static_cast<int>(CeilDiv(first.rows, kMatVecRows * (kMatVecWarps / launch.split)));
   launch.matrix_bytes = first.matrix_bytes();

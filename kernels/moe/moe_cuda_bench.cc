@@ -182,7 +182,7 @@ void BenchCache(const Model& model, int64_t expert_bytes, double link) {
       const ExpertFills list{fills.data(), count.data(), begun.data()};
       ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, pool, 0, experts, list,
                      counts.data(), expert_bytes, stream);
-      FillSlots(list, 0, used, 0, sources, slots.data(), 3 * part, stream);
+      FillSlots(list, {.end = used}, sources, slots.data(), 3 * part, stream);
     });
     if (hits) {
       std::printf("%-14s cache, all found: %.2f us\n", model.name, microseconds);

@@ -116,7 +116,6 @@ template <int kPerLane>
 __global__ void __launch_bounds__(32)
     ChooseExpertsKernel(const __grid_constant__ RouterArguments a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   extern __shared__ float shared[];
   const RoutingRule& rule = a.rule;
   float* const scores = shared;                     // (experts)
@@ -126,6 +125,10 @@ __global__ void __launch_bounds__(32)
   const int64_t row = blockIdx.x;
   int32_t* const chosen = a.chosen.experts + row * rule.used;
   float* const weights = a.chosen.weights + row * rule.used;
+  for (int i = lane; i < rule.experts; i += 32) {
+    keys[i] = a.selection_bias == nullptr ? 0.0f : a.selection_bias[i];
+  }
+  AwaitEarlierKernels();
   if (a.positions != nullptr && a.positions[row] < 0) {
     for (int i = lane; i < rule.used; i += 32) {
       chosen[i] = -1;
@@ -142,7 +145,7 @@ __global__ void __launch_bounds__(32)
   __syncwarp();
   if (rule.gating == ExpertGating::kSoftmax) SoftmaxByWarp(scores, rule.experts);
   for (int i = lane; i < rule.experts; i += 32) {
-    const float key = scores[i] + (a.selection_bias == nullptr ? 0.0f : a.selection_bias[i]);
+    const float key = scores[i] + keys[i];
     keys[i] = isnan(key) ? Lowest() : key;
   }
   __syncwarp();

@@ -1,21 +1,11 @@
 #include "kernels/ops/activation_cuda.h"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/quantize_four.cuh"
+#include "kernels/ops/swiglu.cuh"
 #include "kernels/ops/vector_access.h"
 
 namespace gguf_offload::cuda {
 namespace {
-
-// x * sigmoid(alpha * x)
-__device__ __forceinline__ float Swish(float x, float alpha) {
-  return x / (1.0f + expf(-alpha * x));
-}
-
-struct SwiGluStep {
-  __device__ __forceinline__ float operator()(float gate, float up) const {
-    return Swish(gate, 1.0f) * up;
-  }
-};
 
 struct ClampedSwiGluStep {
   float alpha;

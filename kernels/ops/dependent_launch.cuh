@@ -5,7 +5,9 @@
 //
 // A kernel that is launched so calls AwaitEarlierKernels() in each of its threads, also in those
 // that then have nothing to do, before it reads what earlier kernels of the stream wrote and before
-// it writes to memory. Only weights that no kernel writes may be read before.
+// it writes to memory. Only weights, which no kernel writes, and a step's inputs may be read
+// before: the first kernels of a step, which wait for the inputs, let no later one begin until they
+// have.
 #ifndef KERNELS_OPS_DEPENDENT_LAUNCH_CUH_
 #define KERNELS_OPS_DEPENDENT_LAUNCH_CUH_
 

@@ -38,10 +38,8 @@ __device__ __forceinline__ float4 Add4(float4 a, float4 b) {
 // A block normalizes a row that it keeps in registers, four elements times kVectors a thread, so
 // that memory is waited for once. The weights are asked for before anything else.
 template <int kVectors, bool kAdd>
-__global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
-    NormKernel(const __grid_constant__ NormArguments a) {
+__device__ __forceinline__ void NormRow(const NormArguments& a, int64_t row) {
   __shared__ float warp_sums[32];
-  const int64_t row = blockIdx.x;
   const int vectors = a.cols / 4;
   float4 values[kVectors], weights[kVectors];
   LetLaterKernelsBegin();
@@ -82,6 +80,22 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 1024 : 512)
   }
 }
 
+template <int kVectors>
+inline constexpr int kMostThreads = kVectors <= 2 ? 1024 : 512;
+
+template <int kVectors, bool kAdd>
+__global__ void __launch_bounds__(kMostThreads<kVectors>)
+    NormKernel(const __grid_constant__ NormArguments a) {
+  NormRow<kVectors, kAdd>(a, blockIdx.x);
+}
+
+// Two matrices with the same number of rows. Grid: (rows, 2).
+__global__ void __launch_bounds__(kMostThreads<1>)
+    NormBothKernel(const __grid_constant__ NormArguments a,
+                   const __grid_constant__ NormArguments b) {
+  NormRow<1, false>(blockIdx.y == 0 ? a : b, blockIdx.x);
+}
+
 // Any number of columns and any alignment: element by element, reading the row twice. A thread
 // reads again only what it wrote itself.
 __global__ void __launch_bounds__(1024) AnyNormKernel(const __grid_constant__ NormArguments a) {
@@ -110,12 +124,16 @@ __global__ void __launch_bounds__(1024) AnyNormKernel(const __grid_constant__ No
   }
 }
 
+bool IsAligned(const NormArguments& a) {
+  return a.cols % 4 == 0 && SixteenByteRows(a.residual, a.residual_stride) &&
+         SixteenByteRows(a.x, a.x_stride) && SixteenByteRows(a.weight) &&
+         SixteenByteRows(a.out, a.out_stride);
+}
+
 template <bool kAdd>
 void Launch(const NormArguments& a, int rows, cudaStream_t stream) {
   if (rows <= 0 || a.cols <= 0) return;
-  const bool aligned = a.cols % 4 == 0 && SixteenByteRows(a.residual, a.residual_stride) &&
-                       SixteenByteRows(a.x, a.x_stride) && SixteenByteRows(a.weight) &&
-                       SixteenByteRows(a.out, a.out_stride);
+  const bool aligned = IsAligned(a);
   // A few rows: as many threads as there is work, for the shortest time. Many: four vectors a
   // thread, so that more rows fit a multiprocessor and fewer warps meet at each barrier.
   const int vectors = a.cols / 4;
@@ -159,6 +177,22 @@ void RmsNorm(const float* x, int64_t x_stride, const float* weight, float eps, i
              float* out, int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream) {
   Launch<false>({nullptr, 0, x, x_stride, weight, eps, cols, out, out_stride, quantized}, rows,
                 stream);
+}
+
+void RmsNormBoth(const NormedRows& first, const NormedRows& second, float eps, int rows,
+                 const QuantizedRows& quantized, cudaStream_t stream) {
+  const auto arguments = [&](const NormedRows& of, const QuantizedRows& in_8_bits) {
+    return NormArguments{nullptr, 0,       of.x, of.stride, of.weight,
+                         eps,     of.cols, of.x, of.stride, in_8_bits};
+  };
+  const NormArguments a = arguments(first, quantized), b = arguments(second, {});
+  const int vectors = std::max(a.cols, b.cols) / 4;
+  // Where each would be a launch of this kind, to the same bits.
+  if (rows <= 0 || rows >= 128 || vectors > kMostThreads<1> || !IsAligned(a) || !IsAligned(b)) {
+    Launch<false>(a, rows, stream);
+    return Launch<false>(b, rows, stream);
+  }
+  LaunchDependent(NormBothKernel, dim3(rows, 2), (vectors + 31) / 32 * 32, 0, stream, a, b);
 }
 
 void AddRmsNorm(float* residual, int64_t residual_stride, const float* x, int64_t x_stride,

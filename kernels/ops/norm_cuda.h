@@ -22,6 +22,18 @@ void RmsNorm(const float* x,  // (rows, cols), rows x_stride apart
              float* out,  // (rows, cols), rows out_stride apart
              int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
 
+// Rows that are normalized in place.
+struct NormedRows {
+  float* x;  // (rows, cols), rows `stride` apart
+  int64_t stride;
+  const float* weight;  // (cols) or null
+  int cols;
+};
+
+// The norms of two matrices at once; `quantized` is the first one's.
+void RmsNormBoth(const NormedRows& first, const NormedRows& second, float eps, int rows,
+                 const QuantizedRows& quantized, cudaStream_t stream);
+
 // residual += x, then out = norm(residual); `out` may be `x`, or null where `quantized` is enough.
 void AddRmsNorm(float* residual,  // (rows, cols), rows residual_stride apart
                 int64_t residual_stride,

@@ -11,8 +11,9 @@ constexpr int kMostRounds = 8;  // of 64 elements, for heads of up to 512
 __global__ void __launch_bounds__(128)
     AnglesKernel(const double* radians, float magnitude, const int32_t* positions, int rows,
                  int pairs, float2* angles) {
-  LetLaterKernelsBegin();
+  // In this order: once the step's inputs are there, all later kernels may read them at once.
   AwaitEarlierKernels();
+  LetLaterKernelsBegin();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= static_cast<int64_t>(rows) * pairs) return;
   double sine, cosine;

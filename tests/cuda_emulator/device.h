@@ -109,7 +109,9 @@ inline void dp4a_u32_s32(int& result, uint32_t a, int b, int sum) {
   }
 }
 inline void prefetch_global_L2(const void* from) {}
-inline void cp_async_cg_shared_global_if(uint32_t to, const void* from, int wanted) {
+inline void createpolicy_fractional_L2__evict_first_b64(uint64_t& policy) { policy = 0; }
+inline void cp_async_cg_shared_global_L2__cache_hint_if(uint32_t to, const void* from, int wanted,
+                                                        uint64_t policy) {
   if (wanted != 0) AsyncCopy(to, from, 16, 16);
 }
 inline void cp_async_commit_group() { AsyncCommit(); }

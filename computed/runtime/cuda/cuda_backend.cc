@@ -81,6 +81,17 @@ uint64_t AnglesBytes(const CudaBackendConfig& config) {
   return DeviceArena::Rounded(sizeof(float2) * config.max_rows * config.kv.key_dim / 2);
 }
 
+cuda::MatMulOutput OutputOf(const Projection& projection) {
+  const Weight& weight = projection.weight;
+  return {.type = weight.type,
+          .weight = weight.data,
+          .rows = weight.rows,
+          .cols = weight.columns,
+          .bias = projection.bias ? projection.bias.floats() : nullptr,
+          .y = projection.output.data,
+          .y_stride = projection.output.stride};
+}
+
 }  // namespace
 
 cuda::MatMulConfig CudaBackend::MatMulConfigOf(const CudaBackendConfig& config) {
@@ -161,11 +172,6 @@ absl::Status CudaBackend::Allocate() {
   absl::Status status =
       CudaStatus(cudaMemsetAsync(zeros, 0, zero_bytes, stream_), "clearing counters");
   if (!status.ok()) return status;
-
-  absl::StatusOr<std::unique_ptr<CachePrefetcher>> prefetcher =
-      CachePrefetcher::Create(device_.cache_bytes());
-  if (!prefetcher.ok()) return prefetcher.status();
-  cache_prefetcher_ = *std::move(prefetcher);
 
   void* largest = nullptr;
   status = CudaStatus(
@@ -249,6 +255,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
+  behind_attention_ = behind_experts_ = {};
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();
@@ -280,7 +287,6 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     operations();
     RunPendingAdd();
     if (predictor_ != nullptr) predictor_->Join(stream_);
-    cache_prefetcher_->Join(stream_);
     quantized_ = nullptr;
   };
   Recording* const recording = padded_rows_ == 0 ? nullptr : &recordings_[{index, padded_rows_}];
@@ -338,6 +344,17 @@ void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix 
                 out.stride, quantized, stream_);
 }
 
+void CudaBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                              const Weight& second_weight, float epsilon) {
+  RunPendingAdd();
+  const auto rows_of = [](const Matrix& x, const Weight& weight) {
+    return cuda::NormedRows{x.data, x.stride, weight.floats(), static_cast<int>(x.columns)};
+  };
+  const cuda::QuantizedRows quantized = QuantizedFormOf(first);
+  cuda::RmsNormBoth(rows_of(first, first_weight), rows_of(second, second_weight), epsilon,
+                    Padded(first.rows), quantized, stream_);
+}
+
 void CudaBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                              Matrix out) {
   RunPendingAdd();
@@ -360,16 +377,7 @@ void CudaBackend::RunPendingAdd() {
 void CudaBackend::Project(Matrix input, std::span<const Projection> projections) {
   RunPendingAdd();
   std::vector<cuda::MatMulOutput> outputs;
-  for (const Projection& projection : projections) {
-    const Weight& weight = projection.weight;
-    outputs.push_back({.type = weight.type,
-                       .weight = weight.data,
-                       .rows = weight.rows,
-                       .cols = weight.columns,
-                       .bias = projection.bias ? projection.bias.floats() : nullptr,
-                       .y = projection.output.data,
-                       .y_stride = projection.output.stride});
-  }
+  for (const Projection& projection : projections) outputs.push_back(OutputOf(projection));
   Check(matmul_->Run(input.data, input.stride, Padded(input.rows), quantized_ == input.data,
                      outputs, stream_));
   // The 8-bit form of the input stays, for others that take the same.
@@ -379,9 +387,43 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
   }
 }
 
-void CudaBackend::PrefetchToCache(std::initializer_list<const Weight*> weights) {
+void CudaBackend::ProjectGated(Matrix input, const Projection& gate, const Projection& up) {
+  RunPendingAdd();
+  const Matrix &out = gate.output, &factor = up.output;
+  if (Padded(input.rows) == 1 && quantized_ == input.data &&
+      matmul_->RunGated(OutputOf(gate), OutputOf(up), stream_)) {
+    quantized_ = out.data;
+    return;
+  }
+  Project(input, {{gate, up}});
+  const cuda::QuantizedRows quantized = QuantizedFormOf(out);
+  cuda::SwiGlu(out.data, out.stride, factor.data, factor.stride, Padded(out.rows), out.columns,
+               out.data, out.stride, quantized, stream_);
+}
+
+void CudaBackend::PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) {
   // Products of many rows wait for arithmetic, not for memory.
-  if (padded_rows_ > 0) cache_prefetcher_->Begin(weights, stream_);
+  if (padded_rows_ == 0) return;
+  const bool attention = when == CacheHint::kBehindAttention;
+  cuda::CachePrefetch& prefetch = attention ? behind_attention_ : behind_experts_;
+  prefetch = {};
+  // Beside attention, which is short, and reads what is in the cache already, less can be brought.
+  const int64_t room = device_.cache_bytes() / (attention ? 3 : 2);
+  const auto row_bytes_of = [](const Weight& weight) {
+    return static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.columns));
+  };
+  int64_t bytes = 0;
+  for (const Weight* weight : weights) {
+    if (*weight) bytes += weight->rows * row_bytes_of(*weight);
+  }
+  int count = 0;
+  for (const Weight* weight : weights) {
+    if (!*weight || count == cuda::CachePrefetch::kMostMatrices) continue;
+    const int64_t row_bytes = row_bytes_of(*weight);
+    const int64_t part = bytes <= room ? row_bytes : row_bytes * room / bytes;
+    prefetch.matrices[count++] = {weight->data, row_bytes, static_cast<int>(weight->rows),
+                                  static_cast<int>((part + 127) / 128)};
+  }
 }
 
 const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& frequencies) const {
@@ -437,19 +479,12 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
                           attention,
                           cuda::ChooseDecodeSplits(shape_.decode_rows, spec.heads, cache.kv_heads,
                                                    device_.multiprocessors()),
-                          decode_workspace_, stream_);
+                          decode_workspace_, stream_, std::exchange(behind_attention_, {}));
   }
   if (shape_.tiles > 0) {
     cuda::PrefillAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache, attention,
                            stream_);
   }
-}
-
-void CudaBackend::SwiGlu(Matrix gate, Matrix up) {
-  RunPendingAdd();
-  const cuda::QuantizedRows quantized = QuantizedFormOf(gate);
-  cuda::SwiGlu(gate.data, gate.stride, up.data, up.stride, Padded(gate.rows), gate.columns,
-               gate.data, gate.stride, quantized, stream_);
 }
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {

@@ -17,7 +17,6 @@
 #include <vector>
 
 #include "computed/runtime/backend.h"
-#include "computed/runtime/cuda/cache_prefetcher.h"
 #include "computed/runtime/cuda/cuda_device.h"
 #include "computed/runtime/cuda/device_arena.h"
 #include "computed/runtime/cuda/expert_cache.h"
@@ -82,11 +81,13 @@ class CudaBackend : public Backend {
   void Run(int index, absl::FunctionRef<void()> operations) override;
   void Embed(const Weight& table, Matrix out) override;
   void RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) override;
+  void RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                   const Weight& second_weight, float epsilon) override;
   void AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                   Matrix out) override;
   void Add(Matrix residual, Matrix x) override;
   void Project(Matrix input, std::span<const Projection> projections) override;
-  void PrefetchToCache(std::initializer_list<const Weight*> weights) override;
+  void PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) override;
   void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                       const RotarySpec& spec) override;
   void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
@@ -94,7 +95,7 @@ class CudaBackend : public Backend {
   void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
                             const LatentRotarySpec& spec) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
-  void SwiGlu(Matrix gate, Matrix up) override;
+  void ProjectGated(Matrix input, const Projection& gate, const Projection& up) override;
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
   void PredictExperts(const ExpertRoute& route) override;
   void FetchExperts(const ExpertBank& bank) override;
@@ -163,7 +164,8 @@ class CudaBackend : public Backend {
   uint64_t host_logits_bytes_ = 0;
   int64_t host_logits_columns_ = 0;
 
-  std::unique_ptr<CachePrefetcher> cache_prefetcher_;
+  // What the next Attention, and what the next AddExperts may bring to the cache.
+  cuda::CachePrefetch behind_attention_, behind_experts_;
 
   // A stretch of a shape is run as it is the first time, which loads its kernels, recorded the
   // second time and replayed from then on.

@@ -73,7 +73,7 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
   cudaDeviceGetStreamPriorityRange(&least, &greatest);
   status = CudaStatus(cudaStreamCreateWithPriority(&fetch_stream_, cudaStreamNonBlocking, greatest),
                       "a stream for experts");
-  for (cudaEvent_t* event : {&resolved_, &fetched_[0], &fetched_[1]}) {
+  for (cudaEvent_t* event : {&resolved_, &fetched_[0], &fetched_[1], &fetched_[2]}) {
     if (!status.ok()) return status;
     status = CudaStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event");
   }
@@ -107,7 +107,7 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
 
 ExpertCache::~ExpertCache() {
   if (fetch_stream_ != nullptr) cudaStreamSynchronize(fetch_stream_);
-  for (cudaEvent_t event : {resolved_, fetched_[0], fetched_[1]}) {
+  for (cudaEvent_t event : {resolved_, fetched_[0], fetched_[1], fetched_[2]}) {
     if (event != nullptr) cudaEventDestroy(event);
   }
   if (fetch_stream_ != nullptr) cudaStreamDestroy(fetch_stream_);
@@ -134,20 +134,18 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
   return origin;
 }
 
-std::vector<cuda::ChosenExperts> ExpertCache::PartsOf(int layer,
-                                                      const cuda::ChosenExperts& chosen) const {
+std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer,
+                                                 const cuda::ChosenExperts& chosen) const {
   // The experts of several rows may be the same, and those of most slots are mostly there: then a
   // second round of products costs more than it hides.
   if (chosen.rows > 1 || chosen.used == 1 || 2 * layers_[layer].pool.slots > experts_) {
-    return {chosen};
+    return {{.end = chosen.pairs()}};
   }
   // The last part's products begin when nothing is left to be fetched: as few as can be.
-  cuda::ChosenExperts most = chosen, last = chosen;
-  most.used = chosen.used - 1;
-  last.used = 1;
-  last.experts += most.used;
-  last.weights += most.used;
-  return {most, last};
+  const int last = chosen.used - 1;
+  return {{.number = 0, .end = last},
+          {.number = 1, .first = last, .end = chosen.used, .end_matrix = 2},
+          {.number = 2, .first = last, .end = chosen.used, .first_matrix = 2}};
 }
 
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
@@ -159,14 +157,11 @@ void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weig
   cudaEventRecord(resolved_, stream);
   cudaStreamWaitEvent(fetch_stream_, resolved_, 0);
   if (host_ != nullptr) host_->Launch(layer, fetch_stream_);
-  const std::vector<cuda::ChosenExperts> parts = PartsOf(layer, chosen);
-  int first = 0;
-  for (int part = 0; part < static_cast<int>(parts.size()); ++part) {
-    const int end = std::min({first + parts[part].pairs(), l.pool.slots, experts_});
-    cuda::FillSlots(fills_, first, end, part, origin.sources, l.slots,
-                    static_cast<int64_t>(l.plan->slot_bytes), fetch_stream_);
-    cudaEventRecord(fetched_[part], fetch_stream_);
-    first = end;
+  for (cuda::FillPart part : PartsOf(layer, chosen)) {
+    part.end = std::min({part.end, l.pool.slots, experts_});
+    cuda::FillSlots(fills_, part, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
+                    fetch_stream_);
+    cudaEventRecord(fetched_[part.number], fetch_stream_);
   }
 }
 
@@ -184,7 +179,7 @@ void ExpertCache::FetchEarly(int layer, const cuda::ChosenExperts& guess, const 
       {fitting, uint64_t(guess.pairs()), uint64_t(l.pool.slots), uint64_t(experts_)}));
   cuda::ResolveGuess(guess, most, l.pool, l.row, experts_, fills, counts_ + layer,
                      origin.expert_bytes, fetch_stream_);
-  cuda::FillSlots(fills, 0, most, 0, origin.sources, l.slots,
+  cuda::FillSlots(fills, {.end = most}, origin.sources, l.slots,
                   static_cast<int64_t>(l.plan->slot_bytes), fetch_stream_);
 }
 

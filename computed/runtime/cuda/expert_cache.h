@@ -66,10 +66,10 @@ class ExpertCache {
   // host's pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
              const Weight& down, cudaStream_t stream);
-  // The parts of `chosen` that its last Fetch brings one after the other.
-  std::vector<cuda::ChosenExperts> PartsOf(int layer, const cuda::ChosenExperts& chosen) const;
-  // What is queued on `stream` from here on finds the experts of this part in their slots. All
-  // parts must be awaited before the next Fetch.
+  // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs.
+  std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen) const;
+  // What is queued on `stream` from here on finds this part's matrices in their slots. All parts
+  // must be awaited before the next Fetch.
   void Await(int part, cudaStream_t stream);
   // Where Fetch brings them.
   cudaStream_t fetch_stream() const { return fetch_stream_; }
@@ -106,7 +106,7 @@ class ExpertCache {
               std::unique_ptr<HostExpertFetch> host)
       : plan_(plan), experts_(experts), host_(std::move(host)), layers_(layers) {}
   // A part's experts are multiplied while the next one's come.
-  static constexpr int kMostParts = 2;
+  static constexpr int kMostParts = 3;
 
   absl::Status Allocate(DeviceArena& arena);
   Origin OriginOf(int layer, const Weight& gate, const Weight& up, const Weight& down) const;

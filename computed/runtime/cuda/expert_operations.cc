@@ -6,6 +6,7 @@
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/moe/expert_sum_cuda.h"
+#include "kernels/ops/cache_prefetch.cuh"
 
 namespace gguf_offload {
 
@@ -74,18 +75,30 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     }
     float* const out = residual.data + first * residual.stride;
     const float* const in = x.data + first * x.stride;
-    const std::vector<cuda::ChosenExperts> parts = expert_cache_->PartsOf(layer, chosen);
+    const std::vector<cuda::FillPart> parts = expert_cache_->PartsOf(layer, chosen);
     if (parts.size() == 1) {
       expert_cache_->Await(0, stream_);
       experts_->AddTo(out, residual.stride, in, x.stride, quantized.Rows(first), chosen, experts,
                       stream_);
     } else {
-      int first_pair = 0;
-      for (size_t part = 0; part < parts.size(); ++part) {
-        expert_cache_->Await(static_cast<int>(part), stream_);
-        experts_->Multiply(in, x.stride, quantized.Rows(first), parts[part], first_pair, experts,
-                           stream_);
-        first_pair += parts[part].pairs();
+      // Of a single row.
+      for (const cuda::FillPart& part : parts) {
+        cuda::ChosenExperts some = chosen;
+        some.used = part.end - part.first;
+        some.experts += part.first;
+        some.weights += part.first;
+        expert_cache_->Await(part.number, stream_);
+        if (part.first_matrix == 0) {
+          experts_->MultiplyInner(in, x.stride, quantized.Rows(first), some, part.first, experts,
+                                  stream_);
+        }
+        if (part.end_matrix == 3) {
+          experts_->MultiplyDown(quantized.q != nullptr, some, part.first, experts, stream_);
+        }
+        // While the others come, the GPU's own memory has nothing to do.
+        if (part.number == 0) {
+          cuda::PrefetchToCache(std::exchange(behind_experts_, {}), stream_);
+        }
       }
       experts_->AddProducts(out, residual.stride, chosen, experts, stream_);
     }

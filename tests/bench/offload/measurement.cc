@@ -86,7 +86,7 @@ double GatherBandwidth(uint64_t bytes, int slices) {
   }
   const double kernel = FastestSeconds([&] {
     cudaMemsetAsync(on_device.begun, 0, sizeof(int32_t));
-    cuda::FillSlots(on_device, 0, experts, 0, sources, to, 3 * stride, nullptr);
+    cuda::FillSlots(on_device, {.end = experts}, sources, to, 3 * stride, nullptr);
   });
   for (void* memory : {static_cast<void*>(on_device.fills), static_cast<void*>(on_device.count),
                        static_cast<void*>(on_device.begun), static_cast<void*>(to)}) {

@@ -1,0 +1,334 @@
+#include "kernels/matmul/paired_matvec_cuda.h"
+
+#include <algorithm>
+
+#include "kernels/matmul/matvec_launch.cuh"
+#include "kernels/matmul/quantized_matvec.cuh"
+#include "kernels/ops/dependent_launch.cuh"
+#include "kernels/ops/swiglu.cuh"
+#include "kernels/quant/decode_pair.cuh"
+
+namespace gguf_offload::cuda {
+namespace {
+
+using quant::TensorType;
+
+// Elements of a row that a warp takes at a time.
+constexpr int kPairedChunkElements = 64 * 32;
+
+// Rows of a warp: as many as leave registers enough for other warps.
+template <TensorType kType, int kColumns>
+constexpr int kPairedRows = kColumns == 1 && kType == TensorType::kQ4_K ? 4 : 2;
+
+// 64 activations of one column.
+struct ActivationPair {
+  int4 q[4];
+  float4 scale;  // QuantizedRows::scale of both groups
+};
+
+__device__ __forceinline__ ActivationPair LoadActivationPair(const QuantizedRows& x, int column,
+                                                             int pair) {
+  ActivationPair out;
+  const int4* q = reinterpret_cast<const int4*>(x.q + column * x.columns) + 4 * pair;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out.q[i] = q[i];
+  out.scale = reinterpret_cast<const float4*>(x.scale + column * (x.columns / 32))[pair];
+  return out;
+}
+
+// Where a lane reads weights: pair `pair` of the rows, then every 32 * step-th pair.
+template <TensorType kType, int kRows>
+struct PairRows {
+  using Decoder = PairDecoder<kType>;
+  using Raw = typename Decoder::Raw;
+
+  const uint8_t* block;    // of the first row
+  uint32_t offset[kRows];  // of the others' blocks from there
+  int in_block;            // pair of its block
+
+  __device__ __forceinline__ void Load(Raw (&raw)[kRows]) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) Decoder::Load(block + offset[i], in_block, raw[i]);
+  }
+  __device__ __forceinline__ void Advance(int step) { block += step * (8 * Decoder::kBlockBytes); }
+};
+
+// Adds the pair's products with a column to `sum`.
+template <class Decoder>
+__device__ __forceinline__ void AddPairProducts(const typename Decoder::Raw& raw, int pair,
+                                                const PairScales& scales, const ActivationPair& x,
+                                                float& sum) {
+  const int xs[2][8] = {
+      {x.q[0].x, x.q[0].y, x.q[0].z, x.q[0].w, x.q[1].x, x.q[1].y, x.q[1].z, x.q[1].w},
+      {x.q[2].x, x.q[2].y, x.q[2].z, x.q[2].w, x.q[3].x, x.q[3].y, x.q[3].z, x.q[3].w}};
+  int products[2] = {};
+#pragma unroll
+  for (int w = 0; w < 8; ++w) {
+#pragma unroll
+    for (int group = 0; group < 2; ++group) {
+      products[group] =
+          Dot4<true>(Decoder::Word(raw, pair, group, w), xs[group][w], products[group]);
+    }
+  }
+  sum = fmaf(x.scale.x * scales.scale[0], static_cast<float>(products[0]), sum);
+  sum = fmaf(x.scale.z * scales.scale[1], static_cast<float>(products[1]), sum);
+  sum = fmaf(scales.offset[0], x.scale.y, sum);
+  sum = fmaf(scales.offset[1], x.scale.w, sum);
+}
+
+// Blocks first_block, first_block + step... of the `blocks` of a launch. Where there is more than
+// one, warps do not share rows. A block's first weights are asked for before the last one's sums
+// are finished.
+template <TensorType kType, int kRows, int kColumns>
+__device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const QuantizedRows& x,
+                                              unsigned first_block, unsigned step,
+                                              unsigned blocks) {
+  using Decoder = PairDecoder<kType>;
+  LetLaterKernelsBegin();
+  const int pairs = static_cast<int>(launch.cols / 64);
+  const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  MatVecTask task;
+  PairRows<kType, kRows> rows;
+  typename Decoder::Raw raw[kRows];
+  int pair = 0;
+  const auto begin = [&](unsigned block) {
+    task = FindMatVecTask<kRows>(launch, block);
+    const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
+    pair = 32 * task.part + lane;
+    // Beyond the last row that one again; its products are not stored.
+    const int64_t row = min(task.row, matrix.rows - 1);
+    const int behind = static_cast<int>(min(matrix.rows - 1 - row, int64_t{kRows}));
+    rows.block = matrix.weight + row * row_bytes + pair / 4 * Decoder::kBlockBytes;
+    rows.in_block = pair % 4;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) rows.offset[i] = min(i, behind) * row_bytes;
+    if (pair < pairs) rows.Load(raw);
+  };
+  begin(first_block);
+  AwaitEarlierKernels();  // with the first weights on their way
+#pragma unroll 1
+  for (unsigned block = first_block; block < blocks; block += step) {
+    float sums[kRows][kColumns] = {};
+    while (pair < pairs) {
+      PairScales scales[kRows];
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        // Beyond the last column that one again.
+        const int from = min(task.first_column + column, launch.n - 1);
+        const ActivationPair activations = LoadActivationPair(x, from, pair);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          if (column == 0) scales[i] = Decoder::Scales(raw[i], rows.in_block);
+          AddPairProducts<Decoder>(raw[i], rows.in_block, scales[i], activations, sums[i][column]);
+        }
+      }
+      pair += 32 * launch.split;
+      rows.Advance(launch.split);
+      if (pair < pairs) rows.Load(raw);
+    }
+    const MatVecTask done = task;
+    if (block + step < blocks) begin(block + step);
+    FinishMatVec(launch, done, sums);
+  }
+}
+
+template <TensorType kType, int kColumns>
+__global__ void __launch_bounds__(32 * kMatVecWarps, kColumns <= 4 ? 4 : 3)
+    PairedMatVecKernel(const __grid_constant__ MatVecLaunch launch, unsigned blocks,
+                       QuantizedRows x) {
+  MultiplyPairs<kType, kPairedRows<kType, kColumns>, kColumns>(launch, x, blockIdx.x, gridDim.x,
+                                                               blocks);
+}
+
+// Two launches with the same activations in one grid: `paired` of kPairs, then `staged` of kOther.
+template <TensorType kPairs, TensorType kOther>
+__global__ void __launch_bounds__(32 * kMatVecWarps, 4)
+    MixedMatVecKernel(const __grid_constant__ MatVecLaunch paired, unsigned paired_blocks,
+                      const __grid_constant__ MatVecLaunch staged, QuantizedRows x) {
+  if (blockIdx.x < paired_blocks) {
+    MultiplyPairs<kPairs, kPairedRows<kPairs, 1>, 1>(paired, x, blockIdx.x, paired_blocks,
+                                                     paired_blocks);
+  } else {
+    StagedMatVec<kOther, 1>(staged, x, blockIdx.x - paired_blocks);
+  }
+}
+
+// A block makes a group of 32 outputs, a warp two a pass: rows of both matrices at once.
+constexpr int kGatedWarps = 4;
+constexpr int kGatedPasses = 32 / (2 * kGatedWarps);
+
+template <TensorType kType>
+__global__ void __launch_bounds__(32 * kGatedWarps, 4)
+    GatedMatVecKernel(const __grid_constant__ GatedMatVec a, QuantizedRows x) {
+  using Decoder = PairDecoder<kType>;
+  LetLaterKernelsBegin();
+  __shared__ float results[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int pairs = static_cast<int>(x.columns / 64);
+  const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
+  PairRows<kType, 2> gate, up;
+  gate.in_block = up.in_block = lane % 4;
+  gate.offset[0] = up.offset[0] = 0;
+  gate.offset[1] = up.offset[1] = row_bytes;
+  const auto begin = [&](int pass) {
+    const int64_t row = int64_t{blockIdx.x} * 32 + 2 * (kGatedPasses * warp + pass);
+    const int64_t offset = row * row_bytes + lane / 4 * Decoder::kBlockBytes;
+    gate.block = a.gate + offset;
+    up.block = a.up + offset;
+  };
+  typename Decoder::Raw gates[2], ups[2];
+  const auto load = [&] {
+    gate.Load(gates);
+    up.Load(ups);
+  };
+  begin(0);
+  if (lane < pairs) load();
+  AwaitEarlierKernels();  // with the first weights on their way
+#pragma unroll 1
+  for (int pass = 0; pass < kGatedPasses; ++pass) {
+    float gate_sums[2] = {}, up_sums[2] = {};
+    for (int pair = lane; pair < pairs; pair += 32) {
+      const ActivationPair activations = LoadActivationPair(x, 0, pair);
+      const auto add = [&](const typename Decoder::Raw& raw, float& sum) {
+        AddPairProducts<Decoder>(raw, pair % 4, Decoder::Scales(raw, pair % 4), activations, sum);
+      };
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        add(gates[i], gate_sums[i]);
+        add(ups[i], up_sums[i]);
+      }
+      const bool more = pair + 32 < pairs;
+      if (more) {
+        gate.Advance(1);
+        up.Advance(1);
+      } else if (pass + 1 < kGatedPasses) {
+        begin(pass + 1);
+      }
+      if (more || pass + 1 < kGatedPasses) load();
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float value = SwiGluStep()(SumOverWarp(gate_sums[i]), SumOverWarp(up_sums[i]));
+      if (lane == i) results[2 * (kGatedPasses * warp + pass) + i] = value;
+    }
+  }
+  __syncthreads();
+  if (warp != 0) return;
+  a.out[int64_t{blockIdx.x} * 32 + lane] = results[lane];
+  QuantizeGroup(results[lane], 0, blockIdx.x, a.quantized);
+}
+
+int Multiprocessors() {
+  static const int count = [] {
+    int device = 0, multiprocessors = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    return multiprocessors;
+  }();
+  return count;
+}
+
+template <TensorType kType>
+void Launch(const MatVecLaunch& launch, unsigned blocks, const QuantizedRows& x,
+            cudaStream_t stream) {
+  // No more than there is room for at once: what is left is done by the same blocks, which have the
+  // next weights under way when they are done with the last.
+  constexpr unsigned kResidentBlocks = 4;
+  unsigned grid = blocks;
+  if (launch.split == 1) grid = std::min<unsigned>(grid, kResidentBlocks * Multiprocessors());
+  const auto run = [&](auto kernel) {
+    LaunchDependent(kernel, grid, 32 * kMatVecWarps, 0, stream, launch, blocks, x);
+  };
+  switch (RoundUpColumns(launch.n)) {
+    case 1:
+      return run(PairedMatVecKernel<kType, 1>);
+    case 2:
+      return run(PairedMatVecKernel<kType, 2>);
+    case 4:
+      return run(PairedMatVecKernel<kType, 4>);
+    default:
+      return run(PairedMatVecKernel<kType, 8>);
+  }
+}
+
+// Calls `run` with the type as a template's argument.
+template <class Run>
+void VisitPairedType(TensorType type, const Run& run) {
+  if (type == TensorType::kQ4_K) {
+    run.template operator()<TensorType::kQ4_K>();
+  } else {
+    run.template operator()<TensorType::kQ5_K>();
+  }
+}
+
+// The logarithm of how many warps share rows: as many as find room at once on a large GPU (132
+// processors with 16 warps of four rows each), so that no processor waits for a second round.
+int ChoosePairedSplitBits(int64_t rows, int64_t cols) {
+  constexpr int64_t kMostWarps = 132 * 16;
+  const int64_t chunks = (cols + kPairedChunkElements - 1) / kPairedChunkElements;
+  int bits = 0;
+  while (1 << bits < kMatVecWarps && 2 << bits <= chunks &&
+         (rows / 4) << (bits + 1) <= kMostWarps) {
+    ++bits;
+  }
+  return bits;
+}
+
+template <TensorType kType>
+unsigned Plan(std::span<const MatVecMatrix> matrices, int64_t cols, int n, MatVecLaunch& launch) {
+  const int rows = RoundUpColumns(n) == 1 ? kPairedRows<kType, 1> : kPairedRows<kType, 2>;
+  const int split_bits = ChoosePairedSplitBits(RowsOf(matrices), cols);
+  return static_cast<unsigned>(PlanWarps(matrices, cols, n, rows, split_bits, launch));
+}
+
+bool IsAligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+}  // namespace
+
+bool IsPairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices) {
+  return HasPairs(type) && std::all_of(matrices.begin(), matrices.end(),
+                                       [](const MatVecMatrix& m) { return IsAligned16(m.weight); });
+}
+
+void PairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
+                  const QuantizedRows& x, int n, cudaStream_t stream) {
+  VisitPairedType(type, [&]<TensorType kType>() {
+    MatVecLaunch launch{};
+    const unsigned blocks = Plan<kType>(matrices, cols, n, launch);
+    if (blocks > 0) Launch<kType>(launch, blocks, x, stream);
+  });
+}
+
+bool MixedMatVec(std::span<const MatVecMatrix> paired, TensorType paired_type,
+                 std::span<const MatVecMatrix> staged, TensorType staged_type, int64_t cols,
+                 const QuantizedRows& x, int n, cudaStream_t stream) {
+  if (n != 1 || staged_type != TensorType::kQ6_K || !IsPairedMatVec(paired_type, paired)) {
+    return false;
+  }
+  VisitPairedType(paired_type, [&]<TensorType kType>() {
+    MatVecLaunch first{}, second{};
+    const unsigned first_blocks = Plan<kType>(paired, cols, n, first);
+    const auto second_blocks =
+        static_cast<unsigned>(PlanMatVec(staged, cols, n, kChunkElements, second));
+    LaunchDependent(MixedMatVecKernel<kType, TensorType::kQ6_K>, first_blocks + second_blocks,
+                    32 * kMatVecWarps, 0, stream, first, first_blocks, second, x);
+  });
+  return true;
+}
+
+bool GateMatVec(TensorType type, const GatedMatVec& a, const QuantizedRows& x,
+                cudaStream_t stream) {
+  // Only where QuantizedMatVec would not let warps share rows, so that both give the same bits.
+  if (!HasPairs(type) || !IsAligned16(a.gate) || !IsAligned16(a.up) || a.rows % 32 != 0 ||
+      ChoosePairedSplitBits(2 * a.rows, x.columns) != 0) {
+    return false;
+  }
+  VisitPairedType(type, [&]<TensorType kType>() {
+    LaunchDependent(GatedMatVecKernel<kType>, static_cast<unsigned>(a.rows / 32), 32 * kGatedWarps,
+                    0, stream, a, x);
+  });
+  return true;
+}
+
+}  // namespace gguf_offload::cuda
