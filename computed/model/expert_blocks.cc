@@ -158,13 +158,6 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
   backend.AddExperts(step.residual, step.hidden, bank);
 }
 
-void PrefetchLayer(Backend& backend, const LayerWeights& weights) {
-  backend.PrefetchToCache(CacheHint::kBehindExperts,
-                          {&weights[kAttentionQA], &weights[kAttentionKvA], &weights[kAttentionQB],
-                           &weights[kAttentionQ], &weights[kAttentionK], &weights[kAttentionV],
-                           &weights[kAttentionKB]});
-}
-
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights) {
   if (!weights[kRouter]) return;
   backend.PredictExperts({.norm = weights[shape.experts.norm],

@@ -45,10 +45,6 @@ void AppendExpertTensors(const TransformerShape& shape, const ExpertTraits& trai
 void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const ExpertTraits& traits,
                        const LayerWeights& weights, const StepActivations& step);
 
-// Tells the backend which weights the layer of `weights` begins with, before the layer ahead of it
-// runs (Backend::PrefetchToCache).
-void PrefetchLayer(Backend& backend, const LayerWeights& weights);
-
 // Tells the backend how the layer of `weights` chooses its experts, before the layer ahead of it
 // runs (Backend::PredictExperts). Nothing for a layer that has no experts.
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights);

@@ -153,8 +153,6 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
       HeadSlice::Of(step.query, shape.heads, latent.kv_rank, latent.rope_dim), step.key,
       {.frequencies = frequencies, .style = traits.rope_style});
 
-  // Attention over a few positions leaves the memory idle.
-  backend.PrefetchToCache(CacheHint::kBehindAttention, {&weights[kAttentionOutput]});
   backend.Attention(layer, step.query, {.scale = traits.scale, .heads = shape.heads},
                     step.attention);
 

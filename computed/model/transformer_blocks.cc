@@ -78,8 +78,6 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                           .query_norm = row_norm ? none : weights[kAttentionQNorm],
                           .key_norm = row_norm ? none : weights[kAttentionKNorm],
                           .epsilon = shape.norm_epsilon});
-  // Attention over a few positions leaves the memory idle.
-  backend.PrefetchToCache(CacheHint::kBehindAttention, {&weights[kFfnGate], &weights[kFfnUp]});
   backend.Attention(layer, step.query,
                     {.scale = 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
                      .heads = shape.heads,

@@ -88,8 +88,6 @@ struct ExpertRoute {
   const Weight& down;
 };
 
-enum class CacheHint { kBehindAttention, kBehindExperts };
-
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -134,10 +132,6 @@ class Backend {
   virtual void Project(Matrix input, std::span<const Projection> projections) = 0;
   // gate.output = silu(gate's product) * up's product; up.output is memory to work in.
   virtual void ProjectGated(Matrix input, const Projection& gate, const Projection& up) = 0;
-  // Says which weights are read behind the next Attention, or behind the next AddExperts, in this
-  // order; absent ones count for nothing. A backend may bring them nearer meanwhile. A hint,
-  // without influence on results.
-  virtual void PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) {}
   // Normalizes and rotates queries (rows, heads * head_dim) and keys (rows, kv_heads * head_dim) to
   // the step's positions, the queries in place, and stores keys and values in layer `layer` of the
   // cache. The keys' own memory is undefined afterwards.

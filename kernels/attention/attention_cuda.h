@@ -19,7 +19,6 @@
 
 #include "kernels/attention/kv_layer_cuda.h"
 #include "kernels/matmul/quantized_rows.cuh"
-#include "kernels/ops/cache_prefetch.cuh"
 
 namespace gguf_offload::cuda {
 
@@ -69,12 +68,10 @@ struct DecodeWorkspace {
 };
 size_t DecodePartialFloats(int rows, int heads, int value_dim, const DecodeSplits& splits);
 
-// What is to be read behind it, `next`, may be brought to the cache by what of the GPU it leaves
-// idle.
 void DecodeAttention(const AttentionRows& rows, const DecodeRow* decode_rows, int n_decode_rows,
                      const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,
                      const DecodeSplits& splits, const DecodeWorkspace& workspace,
-                     cudaStream_t stream, const CachePrefetch& next = {});
+                     cudaStream_t stream);
 
 // The most rows of a tile.
 inline constexpr int kPrefillTileRows = 64;

@@ -18,7 +18,6 @@ struct DecodeArguments {
       partial_softmax;  // (rows, heads, splits): largest score and sum, behind the partial values
   int tiles;            // a key-value head's query heads are cut into this many tiles
   bool quantize;        // write rows.quantized
-  CachePrefetch next;
 };
 
 // The most query heads that a block serves: registers for more run out with large heads.

@@ -447,7 +447,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
                   share.end);
   }
   AwaitEarlierKernels();
-  if (!has_work) return PrefetchBesides(a.next, share.active);
+  if (!has_work) return;
 
   const int group = a.spec.heads / a.layer.kv_heads;
   const int tile_heads = (group + a.tiles - 1) / a.tiles;

@@ -42,7 +42,6 @@ struct LatentArguments {
   DecodeSplits splits;
   float* partials;          // (decode rows, heads, splits, value_dim), unnormalized
   float2* partial_softmax;  // (decode rows, heads, splits): largest score and sum
-  CachePrefetch next;
 };
 
 // The positions of one block: [begin, end), in share `split` of `active`.
@@ -249,7 +248,7 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
       PrefetchPages(a.layer.keys, pages + row.pages, 1, 0, a.layer.key_dim, share.begin, share.end);
     }
     AwaitEarlierKernels();
-    if (!has_work) return PrefetchBesides(a.next, share.active);
+    if (!has_work) return;
     block.first = blockIdx.y * Shape::kRows;
     block.tokens = 1;
     block.token = row.row;
@@ -426,7 +425,7 @@ size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplit
 void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
                            int n_decode_rows, const int32_t* pages, const KvLayer& layer,
                            const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
-                           cudaStream_t stream, const CachePrefetch& next) {
+                           cudaStream_t stream) {
   if (n_decode_rows <= 0) return;
   const size_t partial_values =
       static_cast<size_t>(n_decode_rows) * spec.heads * splits.splits * layer.value_dim;
@@ -439,8 +438,7 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .spec = spec,
       .splits = splits,
       .partials = partials,
-      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values),
-      .next = next};
+      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
     LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), kMergeThreads, 0, stream,
@@ -460,8 +458,7 @@ void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles,
                              .spec = spec,
                              .splits = {},
                              .partials = nullptr,
-                             .partial_softmax = nullptr,
-                             .next = {}};
+                             .partial_softmax = nullptr};
   LaunchBest<false>(a, n_tiles, stream);
 }
 

@@ -26,7 +26,7 @@ size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplit
 void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
                            int n_decode_rows, const int32_t* pages, const KvLayer& layer,
                            const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
-                           cudaStream_t stream, const CachePrefetch& next = {});
+                           cudaStream_t stream);
 
 void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles, int n_tiles,
                             const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,

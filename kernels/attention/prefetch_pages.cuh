@@ -1,5 +1,5 @@
-// What decode attention brings nearer: pages of the key-value cache while the kernels that make a
-// step's queries still run, and weights that are read behind it.
+// Brings pages of the key-value cache nearer while the kernels that make a step's queries still
+// run.
 #ifndef KERNELS_ATTENTION_PREFETCH_PAGES_CUH_
 #define KERNELS_ATTENTION_PREFETCH_PAGES_CUH_
 
@@ -8,7 +8,6 @@
 #include <cstdint>
 
 #include "kernels/attention/kv_layer_cuda.h"
-#include "kernels/ops/cache_prefetch.cuh"
 #include "kernels/ops/prefetch_line.cuh"
 
 namespace gguf_offload::cuda {
@@ -30,15 +29,6 @@ __device__ __forceinline__ void PrefetchPages(const __half* cache, const int32_t
       PrefetchLine(from + i);
     }
   }
-}
-
-// Brings what later kernels read to the cache. Called by the blocks of decode attention (grid:
-// (splits, heads, rows)) that have no positions, as a sequence has fewer shares than there are
-// splits; `active` have some.
-__device__ __forceinline__ void PrefetchBesides(const CachePrefetch& next, int active) {
-  if (blockIdx.z != 0 || static_cast<int>(blockIdx.x) < active) return;
-  const unsigned idle = gridDim.x - active;
-  BeginPrefetch(next, blockIdx.x - active + idle * blockIdx.y, idle * gridDim.y);
 }
 
 }  // namespace gguf_offload::cuda

@@ -15,7 +15,7 @@ using quant::TensorType;
 
 constexpr int kThreads = 128;
 constexpr int kTile = 64;                 // rows and columns of weights that are expanded at a time
-constexpr size_t kMostShared = 44 << 10;  // with some KiB beside it every GPU lets a block have it
+constexpr size_t kMostShared = 39 << 10;  // with some KiB beside it every GPU lets a block have it
 
 struct HeadArguments {
   HeadMatrices weight;
@@ -124,6 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 // --- For as few rows of x as decoding has, which waits for the weights: the lanes of a warp expand
 // a group of 32 weights each and take its part of the products straight away.
 
+constexpr int kFewThreads = 256;
 constexpr int kMostFew = 64;      // rows of x
 constexpr int kBlockTokens = 4;   // of a block
 constexpr int kGroupStride = 36;  // floats from group to group of x in shared memory: other banks
@@ -136,16 +137,16 @@ struct FewShape {
 
   __host__ __device__ explicit FewShape(int groups) : lanes(1) {
     while (lanes < groups && lanes < 32) lanes *= 2;
-    const int round_rows = kThreads / lanes;
+    const int round_rows = kFewThreads / lanes;
     rounds = round_rows < 16 ? 32 / round_rows : 2;
     rows = rounds * round_rows;
   }
 };
-constexpr int kMostBlockRows = 2 * kThreads;
+constexpr int kMostBlockRows = 2 * kFewThreads;
 
 // Grid: (blocks of rows, heads, n / kBlockTokens).
 template <TensorType kType, bool kPlain>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kFewThreads)
     MultiplyFewKernel(const __grid_constant__ HeadArguments a) {
   LetLaterKernelsBegin();
   extern __shared__ __align__(16) float few[];  // (tokens, groups, kGroupStride)
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t cols = a.weight.cols;
   const int groups = static_cast<int>((cols + 31) / 32);
   const FewShape shape(groups);
-  const int round_rows = kThreads / shape.lanes;
+  const int round_rows = kFewThreads / shape.lanes;
   const int64_t first_row = int64_t{blockIdx.x} * shape.rows;
   const int own_row = static_cast<int>(threadIdx.x) / shape.lanes, own_group = lane % shape.lanes;
   const uint8_t* matrix = a.weight.data + head * a.weight.head_bytes;
@@ -165,13 +166,13 @@ __global__ void __launch_bounds__(kThreads)
   const int bytes = misalignment + block_rows * static_cast<int>(a.row_bytes);
   uint8_t* const staged = reinterpret_cast<uint8_t*>(few + kBlockTokens * groups * kGroupStride);
   if (a.stages) {
-    for (int i = 16 * threadIdx.x; i < bytes; i += 16 * kThreads) {
+    for (int i = 16 * threadIdx.x; i < bytes; i += 16 * kFewThreads) {
       AsyncCopy16(staged + i, rows_from - misalignment + i, true);
     }
     AsyncCommit();
     rows_from = staged + misalignment;
   } else {
-    for (int i = kCacheLineBytes * threadIdx.x; i < bytes; i += kCacheLineBytes * kThreads) {
+    for (int i = kCacheLineBytes * threadIdx.x; i < bytes; i += kCacheLineBytes * kFewThreads) {
       PrefetchLine(rows_from - misalignment + i);
     }
   }
@@ -179,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
   const int first_token = blockIdx.z * kBlockTokens;
   const int tokens = min(kBlockTokens, a.n - first_token);
   const float* from = a.x.data + first_token * a.x.row_stride + head * a.x.head_stride;
-  for (int i = threadIdx.x; i < tokens * groups * 32; i += kThreads) {
+  for (int i = threadIdx.x; i < tokens * groups * 32; i += kFewThreads) {
     const int token = i / (groups * 32), column = i % (groups * 32);
     few[(token * groups + column / 32) * kGroupStride + column % 32] =
         column < cols ? from[token * a.x.row_stride + column] : 0.0f;
@@ -224,7 +225,7 @@ __global__ void __launch_bounds__(kThreads)
 
   // A warp writes 32 results at a time.
   const int groups_of_block = shape.rows / 32;
-  for (int i = threadIdx.x / 32; i < tokens * groups_of_block; i += kThreads / 32) {
+  for (int i = threadIdx.x / 32; i < tokens * groups_of_block; i += kFewThreads / 32) {
     const int token = i / groups_of_block, block_row = i % groups_of_block * 32 + lane;
     const int64_t row = first_row + block_row;
     const float value = results[token][block_row];
@@ -315,7 +316,7 @@ void Launch(const HeadArguments& a, cudaStream_t stream) {
     few.stages = x_bytes + weight_bytes <= kMostShared;
     LaunchDependent(MultiplyFewKernel<kType, kPlain>,
                     dim3(blocks(a.weight.rows, shape.rows), heads, blocks(a.n, kBlockTokens)),
-                    kThreads, x_bytes + (few.stages ? weight_bytes : 0), stream, few);
+                    kFewThreads, x_bytes + (few.stages ? weight_bytes : 0), stream, few);
   }
 }
 

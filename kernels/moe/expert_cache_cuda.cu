@@ -36,12 +36,21 @@ __global__ void __launch_bounds__(kResolveThreads)
   AwaitEarlierKernels();
   constexpr int kWarps = kResolveThreads / 32;
   constexpr int32_t kNobody = INT32_MAX;
-  __shared__ int32_t first_pair[kMaxExperts];   // that chose an expert
+  // Which pair was the first to choose an expert; when that is over, what is to be fetched.
+  __shared__ union {
+    int32_t first_pair[kMaxExperts];
+    ExpertFill fills[kMaxExpertSlots];
+  } shared;
+  int32_t(&first_pair)[kMaxExperts] = shared.first_pair;
+  ExpertFill(&fills)[kMaxExpertSlots] = shared.fills;
   __shared__ int32_t missing[kMaxExpertSlots];  // experts, in the order of the pairs
   __shared__ unsigned long long last_use[kMaxExpertSlots];
   __shared__ int missing_of_warp[kWarps], found_count, early_count;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  // All that does not depend on the choice is asked for at once.
   const unsigned long long now = *a.pool.clock + 1;
+  ExpertCounts counts;
+  if (threadIdx.x == 0) counts = *a.counts;
   int32_t* const slot_of = a.pool.slot_of + a.first_owner;
   for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) first_pair[i] = kNobody;
   for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
@@ -78,10 +87,11 @@ __global__ void __launch_bounds__(kResolveThreads)
     __syncthreads();
   }
 
-  ChooseSlots(last_use, a.pool.slots, now, missing, missing_count, a.fills.fills);
+  ChooseSlots(last_use, a.pool.slots, now, missing, missing_count, fills);
   __syncthreads();
   for (int i = threadIdx.x; i < missing_count; i += kResolveThreads) {
-    const ExpertFill fill = a.fills.fills[i];
+    const ExpertFill fill = fills[i];
+    a.fills.fills[i] = fill;
     PassSlot(a.pool, a.first_owner, fill);
     a.pool.last_use[fill.slot] = now;
     if (a.fills.told_fills != nullptr) a.fills.told_fills[i] = fill;
@@ -91,10 +101,10 @@ __global__ void __launch_bounds__(kResolveThreads)
     *a.fills.count = missing_count;
     if (a.fills.told_count != nullptr) *a.fills.told_count = missing_count;
     *a.pool.clock = now;
-    a.counts->hits += found_count;
-    a.counts->misses += missing_count;
-    a.counts->bytes += missing_count * a.expert_bytes;
-    a.counts->early_used += early_count;
+    a.counts->hits = counts.hits + found_count;
+    a.counts->misses = counts.misses + missing_count;
+    a.counts->bytes = counts.bytes + missing_count * a.expert_bytes;
+    a.counts->early_used = counts.early_used + early_count;
   }
 }
 

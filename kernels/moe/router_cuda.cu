@@ -105,8 +105,9 @@ __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* k
     if (better == rule.used_groups - 1) last_kept = rank;
   }
   last_kept = LargestRank(last_kept);
-  for (int i = lane; i < rule.experts; i += 32) {
-    if (Rank(group_scores[i / size], i / size) < last_kept) keys[i] = __int_as_float(0x7fffffff);
+  for (int group = 0; group < rule.groups; ++group) {
+    if (Rank(group_scores[group], group) >= last_kept) continue;
+    for (int i = lane; i < size; i += 32) keys[group * size + i] = __int_as_float(0x7fffffff);
   }
   __syncwarp();
 }

@@ -30,10 +30,10 @@ __device__ __forceinline__ void RotateByWarp(const RotateAndStoreLatent& a, int6
 __global__ void __launch_bounds__(32 * kWarps)
     RotateAndStoreLatentKernel(const __grid_constant__ RotateAndStoreLatent a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   const int head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int position = a.positions[row];
+  AwaitEarlierKernels();
   if (head > a.heads || position < 0) return;
   if (head < a.heads) {
     RotateByWarp(a, row, a.q + row * a.q_stride + head * a.q_head_stride,

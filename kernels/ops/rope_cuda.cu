@@ -82,13 +82,15 @@ template <int kRounds>
 __global__ void __launch_bounds__(32 * kWarps)
     RotateAndStoreKernel(const __grid_constant__ RotateAndStore a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   const int64_t row = blockIdx.y;
   int head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int kv_heads = a.layer.kv_heads, key_dim = a.layer.key_dim;
-  if (head >= a.heads + 2 * kv_heads) return;
   const int position = a.positions[row];
-  if (position < 0) return;
+  const bool has_work = head < a.heads + 2 * kv_heads && position >= 0;
+  int64_t page = 0;
+  if (has_work && head >= a.heads) page = a.pages[a.row_pages[row] + position / kPageTokens];
+  AwaitEarlierKernels();
+  if (!has_work) return;
   if (head < a.heads) {
     float* q = a.q + row * a.q_stride + head * key_dim;
     RotateHead<kRounds>(a, row, q, a.q_norm, q);
@@ -97,7 +99,6 @@ __global__ void __launch_bounds__(32 * kWarps)
   head -= a.heads;
   const bool is_key = head < kv_heads;
   if (!is_key) head -= kv_heads;
-  const int64_t page = a.pages[a.row_pages[row] + position / kPageTokens];
   const int64_t slot = (page * kv_heads + head) * kPageTokens + position % kPageTokens;
   if (is_key) {
     RotateHead<kRounds>(a, row, a.k + row * a.k_stride + head * key_dim, a.k_norm,

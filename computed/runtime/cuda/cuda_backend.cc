@@ -255,7 +255,6 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
-  behind_attention_ = behind_experts_ = {};
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();
@@ -401,31 +400,6 @@ void CudaBackend::ProjectGated(Matrix input, const Projection& gate, const Proje
                out.data, out.stride, quantized, stream_);
 }
 
-void CudaBackend::PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) {
-  // Products of many rows wait for arithmetic, not for memory.
-  if (padded_rows_ == 0) return;
-  const bool attention = when == CacheHint::kBehindAttention;
-  cuda::CachePrefetch& prefetch = attention ? behind_attention_ : behind_experts_;
-  prefetch = {};
-  // Beside attention, which is short, and reads what is in the cache already, less can be brought.
-  const int64_t room = device_.cache_bytes() / (attention ? 3 : 2);
-  const auto row_bytes_of = [](const Weight& weight) {
-    return static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.columns));
-  };
-  int64_t bytes = 0;
-  for (const Weight* weight : weights) {
-    if (*weight) bytes += weight->rows * row_bytes_of(*weight);
-  }
-  int count = 0;
-  for (const Weight* weight : weights) {
-    if (!*weight || count == cuda::CachePrefetch::kMostMatrices) continue;
-    const int64_t row_bytes = row_bytes_of(*weight);
-    const int64_t part = bytes <= room ? row_bytes : row_bytes * room / bytes;
-    prefetch.matrices[count++] = {weight->data, row_bytes, static_cast<int>(weight->rows),
-                                  static_cast<int>((part + 127) / 128)};
-  }
-}
-
 const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& frequencies) const {
   return *std::find_if(rotations_.begin(), rotations_.end(),
                        [&](const Rotation& r) { return r.frequencies == &frequencies; });
@@ -479,7 +453,7 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
                           attention,
                           cuda::ChooseDecodeSplits(shape_.decode_rows, spec.heads, cache.kv_heads,
                                                    device_.multiprocessors()),
-                          decode_workspace_, stream_, std::exchange(behind_attention_, {}));
+                          decode_workspace_, stream_);
   }
   if (shape_.tiles > 0) {
     cuda::PrefillAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache, attention,

@@ -87,7 +87,6 @@ class CudaBackend : public Backend {
                   Matrix out) override;
   void Add(Matrix residual, Matrix x) override;
   void Project(Matrix input, std::span<const Projection> projections) override;
-  void PrefetchToCache(CacheHint when, std::initializer_list<const Weight*> weights) override;
   void RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                       const RotarySpec& spec) override;
   void ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
@@ -163,9 +162,6 @@ class CudaBackend : public Backend {
   float* host_logits_ = nullptr;              // (max_logit_rows, vocabulary), pinned
   uint64_t host_logits_bytes_ = 0;
   int64_t host_logits_columns_ = 0;
-
-  // What the next Attention, and what the next AddExperts may bring to the cache.
-  cuda::CachePrefetch behind_attention_, behind_experts_;
 
   // A stretch of a shape is run as it is the first time, which loads its kernels, recorded the
   // second time and replayed from then on.

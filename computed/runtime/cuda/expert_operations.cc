@@ -6,7 +6,6 @@
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/moe/expert_sum_cuda.h"
-#include "kernels/ops/cache_prefetch.cuh"
 
 namespace gguf_offload {
 
@@ -94,10 +93,6 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
         }
         if (part.end_matrix == 3) {
           experts_->MultiplyDown(quantized.q != nullptr, some, part.first, experts, stream_);
-        }
-        // While the others come, the GPU's own memory has nothing to do.
-        if (part.number == 0) {
-          cuda::PrefetchToCache(std::exchange(behind_experts_, {}), stream_);
         }
       }
       experts_->AddProducts(out, residual.stride, chosen, experts, stream_);

@@ -1,6 +1,4 @@
 // What latent attention asks of CudaBackend.
-#include <utility>
-
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/attention/latent_attention_cuda.h"
 #include "kernels/matmul/head_matmul_cuda.h"
@@ -14,7 +12,7 @@ void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::K
     cuda::DecodeLatentAttention(
         rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache, spec,
         cuda::ChooseLatentSplits(shape_.decode_rows, spec.heads, device_.multiprocessors()),
-        decode_workspace_.partials, stream_, std::exchange(behind_attention_, {}));
+        decode_workspace_.partials, stream_);
   }
   if (shape_.tiles > 0) {
     cuda::PrefillLatentAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache,
