@@ -119,6 +119,39 @@ TEST_F(NormCudaTest, RmsNormWorksInPlaceAndWithoutFloatOutput) {
   }
 }
 
+// Two matrices at once, in place: the bits of two calls, the first one's in 8 bits too.
+TEST_F(NormCudaTest, RmsNormBothIsTwoNorms) {
+  struct Case {
+    int rows;
+    int cols[2];
+    int misaligned_floats;
+  };
+  for (const Case& c : {Case{1, {1536, 512}, 0}, Case{3, {64, 4096}, 0}, Case{130, {96, 32}, 0},
+                        Case{2, {8192, 512}, 0}, Case{2, {256, 100}, 1}}) {
+    SCOPED_TRACE(c.cols[0]);
+    const size_t offset = sizeof(float) * c.misaligned_floats;
+    std::vector<DeviceArray<float>> together, alone, weights;
+    for (int i = 0; i < 2; ++i) {
+      const std::vector<float> x = Random(c.rows * c.cols[i], 7 + i);
+      together.emplace_back(x, offset);
+      alone.emplace_back(x, offset);
+      weights.emplace_back(Random(c.cols[i], 9 + i), offset);
+    }
+    QuantizedRowsForTest quantized(c.rows, c.cols[0]);
+    const auto rows_of = [&](int i) {
+      return NormedRows{together[i].data(), c.cols[i], weights[i].data(), c.cols[i]};
+    };
+    RmsNormBoth(rows_of(0), rows_of(1), kEps, c.rows, quantized.rows(), nullptr);
+    for (int i = 0; i < 2; ++i) {
+      RmsNorm(alone[i].data(), c.cols[i], weights[i].data(), kEps, c.rows, c.cols[i],
+              alone[i].data(), c.cols[i], {}, nullptr);
+      ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+      EXPECT_EQ(together[i].ToHost(), alone[i].ToHost());
+    }
+    quantized.ExpectEqual(together[0].ToHost(), c.cols[0]);
+  }
+}
+
 TEST_F(NormCudaTest, AddRmsNormAddsThenNormalizes) {
   for (const Shape& shape : kShapes) {
     for (bool in_place : {false, true}) {
