@@ -56,7 +56,8 @@ def count_cases(tally, label, xml_path, passed):
             tally.failed.append(name)
         else:
             note = case.find('skipped')
-            reason = note.get('message', '').strip() if note is not None else ''
+            # GoogleTest's begins with a line that says where: a case and its reason stay together.
+            reason = ' '.join(note.get('message', '').split()) if note is not None else ''
             tally.skipped.append(f'{name}: {reason}' if reason else name)
     if not passed and len(tally.failed) == failures:
         tally.failed.append(label)

@@ -55,6 +55,11 @@ class SummarizeResultsTest(unittest.TestCase):
         self.assertEqual(tally.failed, ['//a:a A.bad'])
         self.assertEqual(tally.skipped, ['//a:a A.off', '//a:a A.skip: no GPU'])
 
+    def test_a_skipped_case_and_its_reason_are_one_line(self):
+        skipped = GOOGLETEST.replace('"no GPU"', '"a_test.cc:24&#x0A;no GPU"')
+        tally = self.tally({'//a:a': ('FAILED', skipped)}, 3)
+        self.assertIn('//a:a A.skip: a_test.cc:24 no GPU', tally.skipped)
+
     def test_says_nothing_of_skipped_cases_if_there_are_none(self):
         self.assertEqual(self.tally({'//b:b': ('PASSED', UNITTEST)}).last_line(),
                          '1 passed, 0 failed')
