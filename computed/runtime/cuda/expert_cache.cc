@@ -73,10 +73,12 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
   cudaDeviceGetStreamPriorityRange(&least, &greatest);
   status = CudaStatus(cudaStreamCreateWithPriority(&fetch_stream_, cudaStreamNonBlocking, greatest),
                       "a stream for experts");
-  for (cudaEvent_t* event : {&resolved_, &fetched_[0], &fetched_[1], &fetched_[2]}) {
-    if (!status.ok()) return status;
-    status = CudaStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event");
-  }
+  const auto make = [&status](cudaEvent_t& event) {
+    if (!status.ok()) return;
+    status = CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  };
+  make(resolved_);
+  for (cudaEvent_t& event : fetched_) make(event);
   if (!status.ok()) return status;
 
   absl::StatusOr<uint8_t*> slots = arena.Take(plan_.slot_memory, "cache of experts");
@@ -107,7 +109,8 @@ absl::Status ExpertCache::Allocate(DeviceArena& arena) {
 
 ExpertCache::~ExpertCache() {
   if (fetch_stream_ != nullptr) cudaStreamSynchronize(fetch_stream_);
-  for (cudaEvent_t event : {resolved_, fetched_[0], fetched_[1], fetched_[2]}) {
+  if (resolved_ != nullptr) cudaEventDestroy(resolved_);
+  for (cudaEvent_t event : fetched_) {
     if (event != nullptr) cudaEventDestroy(event);
   }
   if (fetch_stream_ != nullptr) cudaStreamDestroy(fetch_stream_);

@@ -1,0 +1,187 @@
+// What all transformers ask of CudaBackend.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "computed/runtime/cuda/cuda_backend.h"
+#include "kernels/ops/activation_cuda.h"
+#include "kernels/ops/embed_cuda.h"
+#include "kernels/ops/gather_cuda.h"
+#include "kernels/ops/norm_cuda.h"
+#include "kernels/ops/rope_cuda.h"
+
+namespace gguf_offload {
+namespace {
+
+cuda::MatMulOutput OutputOf(const Projection& projection) {
+  const Weight& weight = projection.weight;
+  return {.type = weight.type,
+          .weight = weight.data,
+          .rows = weight.rows,
+          .cols = weight.columns,
+          .bias = projection.bias ? projection.bias.floats() : nullptr,
+          .y = projection.output.data,
+          .y_stride = projection.output.stride};
+}
+
+}  // namespace
+
+cuda::QuantizedRows CudaBackend::QuantizedFormOf(const Matrix& out) {
+  quantized_ = nullptr;
+  if (out.columns % 32 != 0) return {};
+  const cuda::QuantizedRows rows = matmul_->PrepareQuantized(Padded(out.rows), out.columns);
+  if (rows.q != nullptr) quantized_ = out.data;
+  return rows;
+}
+
+void CudaBackend::Embed(const Weight& table, Matrix out) {
+  quantized_ = nullptr;
+  cuda::EmbedRows(table.type, table.data, inputs_->tokens(), Padded(out.rows), table.columns,
+                  out.data, out.stride, stream_);
+}
+
+void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) {
+  if (pending_add_.residual.data == x.data && x.data != nullptr && out.data != x.data) {
+    const Matrix added = pending_add_.x;
+    pending_add_ = {};
+    AddRmsNorm(x, added, weight, epsilon, out);
+    return;
+  }
+  RunPendingAdd();
+  const cuda::QuantizedRows quantized = QuantizedFormOf(out);
+  cuda::RmsNorm(x.data, x.stride, weight.floats(), epsilon, Padded(x.rows), x.columns, out.data,
+                out.stride, quantized, stream_);
+}
+
+void CudaBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
+                              const Weight& second_weight, float epsilon) {
+  RunPendingAdd();
+  const auto rows_of = [](const Matrix& x, const Weight& weight) {
+    return cuda::NormedRows{x.data, x.stride, weight.floats(), static_cast<int>(x.columns)};
+  };
+  const cuda::QuantizedRows quantized = QuantizedFormOf(first);
+  cuda::RmsNormBoth(rows_of(first, first_weight), rows_of(second, second_weight), epsilon,
+                    Padded(first.rows), quantized, stream_);
+}
+
+void CudaBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
+                             Matrix out) {
+  RunPendingAdd();
+  const cuda::QuantizedRows quantized = QuantizedFormOf(out);
+  cuda::AddRmsNorm(residual.data, residual.stride, x.data, x.stride, weight.floats(), epsilon,
+                   Padded(x.rows), x.columns, out.data, out.stride, quantized, stream_);
+}
+
+void CudaBackend::Add(Matrix residual, Matrix x) {
+  RunPendingAdd();
+  pending_add_ = {residual, x};
+}
+
+void CudaBackend::RunPendingAdd() {
+  const auto [residual, x] = std::exchange(pending_add_, {});
+  if (residual.data == nullptr) return;
+  cuda::Add(residual.data, residual.stride, x.data, x.stride, Padded(x.rows), x.columns, stream_);
+}
+
+void CudaBackend::Project(Matrix input, std::span<const Projection> projections) {
+  RunPendingAdd();
+  std::vector<cuda::MatMulOutput> outputs;
+  for (const Projection& projection : projections) outputs.push_back(OutputOf(projection));
+  Check(matmul_->Run(input.data, input.stride, Padded(input.rows), quantized_ == input.data,
+                     outputs, stream_));
+  // The 8-bit form of the input stays, for others that take the same.
+  if (quantized_ != input.data) quantized_ = nullptr;
+  for (const Projection& projection : projections) {
+    if (projection.output.data == quantized_) quantized_ = nullptr;
+  }
+}
+
+void CudaBackend::ProjectGated(Matrix input, const Projection& gate, const Projection& up) {
+  RunPendingAdd();
+  const Matrix &out = gate.output, &factor = up.output;
+  if (Padded(input.rows) == 1 && quantized_ == input.data &&
+      matmul_->RunGated(OutputOf(gate), OutputOf(up), stream_)) {
+    quantized_ = out.data;
+    return;
+  }
+  Project(input, {{gate, up}});
+  const cuda::QuantizedRows quantized = QuantizedFormOf(out);
+  cuda::SwiGlu(out.data, out.stride, factor.data, factor.stride, Padded(out.rows), out.columns,
+               out.data, out.stride, quantized, stream_);
+}
+
+const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& frequencies) const {
+  return *std::find_if(rotations_.begin(), rotations_.end(),
+                       [&](const Rotation& r) { return r.frequencies == &frequencies; });
+}
+
+void CudaBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
+                                 const RotarySpec& spec) {
+  RunPendingAdd();
+  quantized_ = nullptr;
+  cuda::RotateAndStoreKv({.q = query.data,
+                          .q_stride = query.stride,
+                          .k = key.data,
+                          .k_stride = key.stride,
+                          .v = value.data,
+                          .v_stride = value.stride,
+                          .rows = Padded(query.rows),
+                          .heads = static_cast<int>(query.columns / spec.head_dim),
+                          .layer = kv_layers_[layer],
+                          .normalize = spec.query_norm || spec.key_norm,
+                          .q_norm = spec.query_norm.floats(),
+                          .k_norm = spec.key_norm.floats(),
+                          .eps = spec.epsilon,
+                          .style = spec.style,
+                          .pairs = spec.frequencies.pairs(),
+                          .angles = RotationOf(spec.frequencies).angles,
+                          .positions = inputs_->positions(),
+                          .row_pages = inputs_->row_pages(),
+                          .pages = inputs_->pages()},
+                         stream_);
+}
+
+void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
+  RunPendingAdd();
+  const cuda::KvLayer& cache = kv_layers_[layer];
+  const bool can_quantize = cache.value_dim % 32 == 0 && !config_.kv.values_in_keys;
+  const cuda::AttentionRows rows{
+      .q = query.data,
+      .q_stride = query.stride,
+      .out = out.data,
+      .out_stride = out.stride,
+      .quantized = can_quantize ? QuantizedFormOf(out) : cuda::QuantizedRows{}};
+  if (!can_quantize) quantized_ = nullptr;
+  const cuda::AttentionSpec attention{
+      .heads = spec.heads,
+      .scale = spec.scale,
+      .window = spec.sliding_window,
+      .sinks = spec.sinks == nullptr || !*spec.sinks ? nullptr : spec.sinks->floats()};
+  if (config_.kv.values_in_keys) return LatentAttention(rows, cache, attention);
+  if (shape_.decode_rows > 0) {
+    cuda::DecodeAttention(rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache,
+                          attention,
+                          cuda::ChooseDecodeSplits(shape_.decode_rows, spec.heads, cache.kv_heads,
+                                                   device_.multiprocessors()),
+                          decode_workspace_, stream_);
+  }
+  if (shape_.tiles > 0) {
+    cuda::PrefillAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache, attention,
+                           stream_);
+  }
+}
+
+void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
+  RunPendingAdd();
+  quantized_ = nullptr;
+  cuda::GatherRows(x.data, x.stride, inputs_->logit_rows(), Padded(out.rows), out.columns, out.data,
+                   out.stride, stream_);
+}
+
+void CudaBackend::ArgMax(Matrix logits) {
+  RunPendingAdd();
+  cuda::ArgMax(logits.data, logits.stride, Padded(logits.rows), logits.columns, largest_on_device_,
+               argmax_cells_, stream_);
+}
+
+}  // namespace gguf_offload
