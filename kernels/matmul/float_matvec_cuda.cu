@@ -6,6 +6,7 @@
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/plain_numbers.cuh"
 #include "kernels/ops/prefetch_line.cuh"
+#include "kernels/ops/vector_access.h"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -152,15 +153,13 @@ void LaunchKernel(std::span<const MatVecMatrix> matrices, int64_t cols, const Fl
   }
 }
 
-bool IsAligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 template <class Number>
 void LaunchForNumber(std::span<const MatVecMatrix> matrices, int64_t cols,
                      const FloatColumns& columns, int n, cudaStream_t stream) {
   const bool vector = cols * static_cast<int64_t>(sizeof(Number)) % 16 == 0 &&
-                      columns.stride % 4 == 0 && IsAligned16(columns.x) &&
+                      SixteenByteRows(columns.x, columns.stride) &&
                       std::all_of(matrices.begin(), matrices.end(), [](const MatVecMatrix& matrix) {
-                        return IsAligned16(matrix.weight);
+                        return SixteenByteRows(matrix.weight);
                       });
   if (vector) {
     LaunchKernel<Number, true>(matrices, cols, columns, n, stream);

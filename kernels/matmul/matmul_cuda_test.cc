@@ -7,11 +7,13 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "kernels/matmul/device_matrix_for_test.h"
+#include "kernels/matmul/paired_matvec_cuda.h"
 #include "kernels/ops/activation_cuda.h"
 #include "kernels/quant/device_array_for_test.h"
 #include "third_party/cuda/device_available.h"
@@ -279,6 +281,19 @@ TEST_F(MatMulCudaTest, TwoTypesAtOnce) {
     };
     EXPECT_EQ(products(both, 0), products(first, 0));
     EXPECT_EQ(products(both, 1), products(first, 1));
+    EXPECT_EQ(products(both, 2), products(second, 0));
+
+    // And there is a kernel for both, whose launch alone writes all of them.
+    std::vector<MatVecMatrix> matrices;
+    for (size_t i = 0; i < both.outputs.size(); ++i) {
+      const MatMulOutput& out = both.outputs[i];
+      matrices.push_back({out.weight, out.rows, out.bias, out.y, out.y_stride});
+      ASSERT_EQ(cudaMemset(out.y, 0xff, out.rows * sizeof(float)), cudaSuccess);
+    }
+    const std::span<const MatVecMatrix> all(matrices);
+    ASSERT_TRUE(MixedMatVec(all.first(2), type, all.last(1), TensorType::kQ6_K, kCols,
+                            place.matmul->PrepareQuantized(1, kCols), 1, nullptr));
+    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(products(both, i), products(first, i));
     EXPECT_EQ(products(both, 2), products(second, 0));
   }
 }

@@ -6,6 +6,7 @@
 #include "kernels/matmul/quantized_matvec.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/swiglu.cuh"
+#include "kernels/ops/vector_access.h"
 #include "kernels/quant/decode_pair.cuh"
 
 namespace gguf_offload::cuda {
@@ -282,13 +283,12 @@ unsigned Plan(std::span<const MatVecMatrix> matrices, int64_t cols, int n, MatVe
   return static_cast<unsigned>(PlanWarps(matrices, cols, n, rows, split_bits, launch));
 }
 
-bool IsAligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
 }  // namespace
 
 bool IsPairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices) {
-  return HasPairs(type) && std::all_of(matrices.begin(), matrices.end(),
-                                       [](const MatVecMatrix& m) { return IsAligned16(m.weight); });
+  return HasPairs(type) && std::all_of(matrices.begin(), matrices.end(), [](const MatVecMatrix& m) {
+           return SixteenByteRows(m.weight);
+         });
 }
 
 void PairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
@@ -320,7 +320,7 @@ bool MixedMatVec(std::span<const MatVecMatrix> paired, TensorType paired_type,
 bool GateMatVec(TensorType type, const GatedMatVec& a, const QuantizedRows& x,
                 cudaStream_t stream) {
   // Only where QuantizedMatVec would not let warps share rows, so that both give the same bits.
-  if (!HasPairs(type) || !IsAligned16(a.gate) || !IsAligned16(a.up) || a.rows % 32 != 0 ||
+  if (!HasPairs(type) || !SixteenByteRows(a.gate) || !SixteenByteRows(a.up) || a.rows % 32 != 0 ||
       ChoosePairedSplitBits(2 * a.rows, x.columns) != 0) {
     return false;
   }
