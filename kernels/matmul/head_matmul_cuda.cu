@@ -146,7 +146,7 @@ constexpr int kMostBlockRows = 2 * kFewThreads;
 
 // Grid: (blocks of rows, heads, n / kBlockTokens).
 template <TensorType kType, bool kPlain>
-__global__ void __launch_bounds__(kFewThreads)
+__global__ void __launch_bounds__(kFewThreads, 4)
     MultiplyFewKernel(const __grid_constant__ HeadArguments a) {
   LetLaterKernelsBegin();
   extern __shared__ __align__(16) float few[];  // (tokens, groups, kGroupStride)
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kFewThreads)
   AsyncWait<0>();
   __syncthreads();
 
-#pragma unroll 2
+#pragma unroll 1  // registers for other warps are worth more
   for (int round = 0; round < shape.rounds; ++round) {
     const int block_row = round * round_rows + own_row;
     float sums[kBlockTokens] = {};
