@@ -60,7 +60,7 @@ size_t DecodePartialFloats(int rows, int heads, int value_dim, const DecodeSplit
 void DecodeAttention(const AttentionRows& rows, const DecodeRow* decode_rows, int n_decode_rows,
                      const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,
                      const DecodeSplits& splits, const DecodeWorkspace& workspace,
-                     cudaStream_t stream) {
+                     const RotateAndStore* rotation, cudaStream_t stream) {
   if (n_decode_rows <= 0) return;
   const int dims = MostElements(layer);
   const int group = spec.heads / layer.kv_heads;
@@ -71,11 +71,17 @@ void DecodeAttention(const AttentionRows& rows, const DecodeRow* decode_rows, in
   const size_t partial_values =
       static_cast<size_t>(n_decode_rows) * spec.heads * splits.splits * layer.value_dim;
   const DecodeArguments arguments = {
-      rows,      decode_rows,
-      pages,     layer,
-      spec,      splits,
-      workspace, reinterpret_cast<float2*>(workspace.partials + partial_values),
-      tiles,     quantize && exact};
+      .rows = rows,
+      .decode_rows = decode_rows,
+      .pages = pages,
+      .layer = layer,
+      .spec = spec,
+      .splits = splits,
+      .workspace = workspace,
+      .partial_softmax = reinterpret_cast<float2*>(workspace.partials + partial_values),
+      .tiles = tiles,
+      .quantize = quantize && exact,
+      .rotation = rotation != nullptr ? *rotation : RotateAndStore()};
   const int tile_heads = (group + tiles - 1) / tiles;
   if (dims <= 64) {
     LaunchDecodeFor<64>(arguments, tile_heads, n_decode_rows, stream);

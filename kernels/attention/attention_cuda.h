@@ -19,6 +19,7 @@
 
 #include "kernels/attention/kv_layer_cuda.h"
 #include "kernels/matmul/quantized_rows.cuh"
+#include "kernels/ops/rope_cuda.h"
 
 namespace gguf_offload::cuda {
 
@@ -68,10 +69,12 @@ struct DecodeWorkspace {
 };
 size_t DecodePartialFloats(int rows, int heads, int value_dim, const DecodeSplits& splits);
 
+// With `rotation`, not null, this is RotateAndStoreKv as well, in one launch: of the same queries
+// and layer, whose decode rows belong to a sequence each; rows.q stays as it is.
 void DecodeAttention(const AttentionRows& rows, const DecodeRow* decode_rows, int n_decode_rows,
                      const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,
                      const DecodeSplits& splits, const DecodeWorkspace& workspace,
-                     cudaStream_t stream);
+                     const RotateAndStore* rotation, cudaStream_t stream);
 
 // The most rows of a tile.
 inline constexpr int kPrefillTileRows = 64;

@@ -98,7 +98,7 @@ void BenchDecode(const Model& model, int sequences, int positions, double copy_b
   const double microseconds = GraphMicroseconds(2 * model.layers, [&](int i, cudaStream_t stream) {
     DecodeAttention(tensors.rows(), device_rows.data(), sequences, caches.page_table(),
                     caches.Layer(i % model.layers), Spec(model), splits,
-                    {partials.data(), counters.data()}, stream);
+                    {partials.data(), counters.data()}, nullptr, stream);
   });
   const double bytes = 4.0 * sequences * positions * model.kv_heads * model.head_dim;
   const double bandwidth = 1e-3 * bytes / microseconds;
@@ -128,9 +128,10 @@ void BenchPrefill(const Model& model, int first_position, int n, int block_heads
   });
   const double pairs = static_cast<double>(n) * first_position + 0.5 * n * (n + 1.0);
   const double operations = 4.0 * pairs * model.heads * model.head_dim;
-  std::printf("%-13s prefill %4d rows from %5d, %d heads a block %9.2f us %8.1f TFLOP/s\n",
-              model.name, n, first_position, block_heads, microseconds,
-              1e-6 * operations / microseconds);
+  std::printf(
+      "%-13s prefill %4d rows from %5d, %d heads a block %9.2f us "
+      "%8.1f TFLOP/s\n",
+      model.name, n, first_position, block_heads, microseconds, 1e-6 * operations / microseconds);
 }
 
 void Run() {

@@ -93,7 +93,7 @@ void ExpectDecode(const AttentionShape& shape, const std::vector<SequenceEnd>& s
     AttentionRows tensors = batch.Rows(out.data());
     if (quantize) tensors.quantized = quantized.rows();
     DecodeAttention(tensors, rows.data(), n, batch.pages(), batch.layer(), batch.spec(), splits,
-                    workspace.Get(), nullptr);
+                    workspace.Get(), nullptr, nullptr);
     ASSERT_EQ(cudaGetLastError(), cudaSuccess);
     result = out.ToHost();
   }
@@ -146,7 +146,7 @@ TEST_F(AttentionCudaTest, DecodeCanDoWithoutFloatOutput) {
       AttentionRows tensors = batch.Rows(want_float ? out.data() : nullptr);
       if (!want_float) tensors.quantized = quantized.rows();
       DecodeAttention(tensors, rows.data(), n, batch.pages(), batch.layer(), batch.spec(),
-                      {splits, 1}, workspace.Get(), nullptr);
+                      {splits, 1}, workspace.Get(), nullptr, nullptr);
       ASSERT_EQ(cudaGetLastError(), cudaSuccess);
     }
     quantized.ExpectEqual(out.ToHost(), batch.out_stride(), 1);
@@ -165,7 +165,7 @@ TEST_F(AttentionCudaTest, DecodeReplaysInAGraphWhilePositionsGrow) {
   CheckCuda(cudaStreamCreate(&stream));
   CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   DecodeAttention(batch.Rows(out.data()), row.data(), 1, batch.pages(), batch.layer(), batch.spec(),
-                  splits, workspace.Get(), stream);
+                  splits, workspace.Get(), nullptr, stream);
   cudaGraph_t graph;
   CheckCuda(cudaStreamEndCapture(stream, &graph));
   cudaGraphExec_t executable;
@@ -262,7 +262,7 @@ TEST_F(AttentionCudaTest, LargeScores) {
     const int n = static_cast<int>(rows.size());
     Workspace workspace(shape, n, {4, 1});
     DecodeAttention(batch.Rows(decoded.data()), rows.data(), n, batch.pages(), batch.layer(),
-                    batch.spec(), {4, 1}, workspace.Get(), nullptr);
+                    batch.spec(), {4, 1}, workspace.Get(), nullptr, nullptr);
     DeviceArray<PrefillTile> tiles(batch.Tiles(kPrefillTileRows));
     PrefillAttention(batch.Rows(prefilled.data()), tiles.data(), static_cast<int>(tiles.size()),
                      batch.pages(), batch.layer(), batch.spec(), nullptr);

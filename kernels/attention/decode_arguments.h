@@ -14,10 +14,11 @@ struct DecodeArguments {
   AttentionSpec spec;
   DecodeSplits splits;
   DecodeWorkspace workspace;
-  float2*
-      partial_softmax;  // (rows, heads, splits): largest score and sum, behind the partial values
-  int tiles;            // a key-value head's query heads are cut into this many tiles
-  bool quantize;        // write rows.quantized
+  // (rows, heads, splits): largest score and sum, behind the partial values
+  float2* partial_softmax;
+  int tiles;                // a key-value head's query heads are cut into this many tiles
+  bool quantize;            // write rows.quantized
+  RotateAndStore rotation;  // of no rows: queries are rotated, and the cache has all keys
 };
 
 // The most query heads that a block serves: registers for more run out with large heads.

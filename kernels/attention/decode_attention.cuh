@@ -6,7 +6,8 @@
 // are Q K^T with heads as rows; the queries' rounding to float16 is undone by a second set of rows
 // with what was rounded away, where there are at most 8 heads. Values are summed as V^T P^T, whose
 // right operand has the very layout in which the scores come out (FlashDecoding's split over
-// positions; Dao et al. 2023).
+// positions; Dao et al. 2023). A rotation that goes before is done here as well: by each block for
+// its queries, and for the row's own key and value by the block that they belong to.
 #ifndef KERNELS_ATTENTION_DECODE_ATTENTION_CUH_
 #define KERNELS_ATTENTION_DECODE_ATTENTION_CUH_
 
@@ -15,18 +16,23 @@
 #include "kernels/attention/prefetch_pages.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/quantize_four.cuh"
+#include "kernels/ops/rotate_head.cuh"
 
 namespace gguf_offload::cuda {
 
 inline constexpr int kDecodeWarps = 4;
 inline constexpr int kDecodeKeys = 16;  // that a warp handles at a time
 
-// The positions of one block: [begin, end), in share `split` of `active`.
+// The positions of one block: [begin, end), in share `split` of `active`. Those before cached_end
+// are in the cache; the one behind, if there is one, the block makes itself.
 struct DecodeShare {
   int begin;
   int end;
+  int cached_end;
   int split;
   int active;
+
+  __device__ __forceinline__ bool MakesLast() const { return cached_end < end; }
 };
 
 __device__ __forceinline__ DecodeShare FindDecodeShare(const DecodeArguments& a, int position) {
@@ -41,6 +47,7 @@ __device__ __forceinline__ DecodeShare FindDecodeShare(const DecodeArguments& a,
   const int page = first_page + result.split * share;
   result.begin = max(begin, page * kPageTokens);
   result.end = min(position + 1, (page + share) * kPageTokens);
+  result.cached_end = a.rotation.rows > 0 ? min(position, result.end) : result.end;
   return result;
 }
 
@@ -76,12 +83,12 @@ __device__ __forceinline__ void LoadKeys(const KvLayer& layer, int64_t page, int
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     const int key = first_key + 8 * n + g;
-    const bool visible = key >= share.begin && key < share.end;
+    const bool cached = key >= share.begin && key < share.cached_end;
     const __half* row = base + key % kPageTokens * dim;
 #pragma unroll
     for (int c = 0; c < kDims / 32; ++c) {
       keys.words[n][c] = make_uint4(0, 0, 0, 0);
-      if (visible) keys.words[n][c] = LoadEight<kExact>(row, 32 * c + 8 * t, dim);
+      if (cached) keys.words[n][c] = LoadEight<kExact>(row, 32 * c + 8 * t, dim);
     }
   }
 }
@@ -97,12 +104,103 @@ __device__ __forceinline__ void LoadValues(const KvLayer& layer, int64_t page, i
   for (int i = 0; i < 4; ++i) {
     const int key = first_key + 2 * t + i % 2 + 8 * (i / 2);
     // What is not visible is not read: zero times a NaN left there would be NaN.
-    const bool visible = key >= share.begin && key < share.end;
+    const bool cached = key >= share.begin && key < share.cached_end;
     const __half* row = base + key % kPageTokens * dim;
 #pragma unroll
     for (int c = 0; c < kDims / 64; ++c) {
       values.words[i][c] = make_uint4(0, 0, 0, 0);
-      if (visible) values.words[i][c] = LoadEight<kExact>(row, 64 * c + 8 * g, dim);
+      if (cached) values.words[i][c] = LoadEight<kExact>(row, 64 * c + 8 * g, dim);
+    }
+  }
+}
+
+// The key and value that a block makes itself, zeros beyond their ends.
+template <int kDims>
+struct alignas(16) DecodeFresh {
+  __half key[kDims];
+  __half value[kDims];
+};
+
+// Puts them to their place among those of a warp, which begin at position first_key.
+template <int kDims>
+__device__ __forceinline__ void PlaceFresh(const DecodeFresh<kDims>& fresh, int position,
+                                           int first_key, DecodeKeys<kDims>& keys,
+                                           DecodeValues<kDims>& values) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    if (first_key + 8 * n + g != position) continue;
+#pragma unroll
+    for (int c = 0; c < kDims / 32; ++c) {
+      keys.words[n][c] = *reinterpret_cast<const uint4*>(fresh.key + 32 * c + 8 * t);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (first_key + 2 * t + i % 2 + 8 * (i / 2) != position) continue;
+#pragma unroll
+    for (int c = 0; c < kDims / 64; ++c) {
+      values.words[i][c] = *reinterpret_cast<const uint4*>(fresh.value + 64 * c + 8 * g);
+    }
+  }
+}
+
+// What RotateAndStoreKv does, of the queries of a block (to `queries`, rows kDims + 4 apart) and,
+// in the block that has the row's own position, of its key and value.
+template <int kDims>
+__device__ __forceinline__ void RotateOwn(const DecodeArguments& a, const DecodeRow& row,
+                                          const int32_t* pages, int kv_head, int first_head,
+                                          int heads, const DecodeShare& share, float* queries,
+                                          DecodeFresh<kDims>& fresh) {
+  constexpr int kRounds = kDims / 64;
+  const RotateAndStore& r = a.rotation;
+  const KvLayer& layer = a.layer;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // By the warps that have the fewest heads.
+  const bool makes_key = share.MakesLast() && warp == kDecodeWarps - 1;
+  const bool makes_value = share.MakesLast() && warp == kDecodeWarps - 2;
+  HeadRotation<kRounds> key;
+  float2 value[kRounds];
+  if (makes_key) {
+    key.Load(r, row.row, r.k + row.row * r.k_stride + kv_head * layer.key_dim, r.k_norm);
+  }
+  if (makes_value) {
+    const auto* from =
+        reinterpret_cast<const float2*>(r.v + row.row * r.v_stride + kv_head * layer.value_dim);
+#pragma unroll
+    for (int j = 0; j < kRounds; ++j) {
+      const int pair = lane + 32 * j;
+      value[j] = 2 * pair < layer.value_dim ? from[pair] : make_float2(0, 0);
+    }
+  }
+#pragma unroll 1
+  for (int head = warp; head < heads; head += kDecodeWarps) {
+    HeadRotation<kRounds> query;
+    const float* from = r.q + row.row * r.q_stride + (first_head + head) * layer.key_dim;
+    float* const to = queries + head * (kDims + 4);
+    query.Load(r, row.row, from, r.q_norm);
+    query.Finish(r, [to](int i, float element) { to[i] = element; });
+  }
+  if (!makes_key && !makes_value) return;
+  // The blocks of a key-value head's tiles all make it; one stores it.
+  const bool stores = blockIdx.y % a.tiles == 0;
+  const int64_t page = __ldg(pages + row.position / kPageTokens);
+  const int64_t slot = (page * layer.kv_heads + kv_head) * kPageTokens + row.position % kPageTokens;
+  if (makes_key) {
+    __half* const cache = layer.keys + slot * layer.key_dim;
+    key.Finish(r, [&](int i, float element) {
+      fresh.key[i] = __float2half_rn(element);
+      if (stores) cache[i] = fresh.key[i];
+    });
+    for (int i = layer.key_dim + lane; i < kDims; i += 32) fresh.key[i] = __float2half_rn(0.0f);
+  } else {
+    auto* const cache = reinterpret_cast<__half2*>(layer.values + slot * layer.value_dim);
+#pragma unroll
+    for (int j = 0; j < kRounds; ++j) {
+      const int pair = lane + 32 * j;
+      const __half2 element = __float22half2_rn(value[j]);
+      reinterpret_cast<__half2*>(fresh.value)[pair] = element;
+      if (stores && 2 * pair < layer.value_dim) cache[pair] = element;
     }
   }
 }
@@ -110,7 +208,8 @@ __device__ __forceinline__ void LoadValues(const KvLayer& layer, int64_t page, i
 // Writes the queries of a block as left operands, scaled for powers of two: [2 * c + s][lane] has
 // columns 32 * c + 8 * t + 4 * s + {0..3}, in the order in which DecodeKeys has them.
 template <int kDims, int kTiles, bool kExact>
-__device__ __forceinline__ void PackQueries(const float* q,  // (heads, key_dim) of the block
+__device__ __forceinline__ void PackQueries(const float* q,  // (heads, key_dim) of the block,
+                                            int stride,      // rows `stride` apart
                                             int heads, int key_dim, float scale,
                                             uint4 (&packed)[kDims / 16][32]) {
   for (int i = threadIdx.x; i < kDims * 2; i += 32 * kDecodeWarps) {
@@ -122,7 +221,7 @@ __device__ __forceinline__ void PackQueries(const float* q,  // (heads, key_dim)
       const int head = 8 * tile + g;
       alignas(16) float v[4] = {};
       if (head < heads) {
-        const float* row = q + head * key_dim;
+        const float* row = q + head * stride;
         if (kExact) {
           *reinterpret_cast<float4*>(v) = *reinterpret_cast<const float4*>(row + from);
         } else {
@@ -232,26 +331,58 @@ __device__ __forceinline__ void AddValues(const DecodeValues<kDims>& values,
   }
 }
 
+// What a block keeps in shared memory.
+template <int kDims>
+struct DecodeShared {
+  uint4 queries[kDims / 16][32];
+  // Of one tile; before, the rotated queries, as many rows as there are heads.
+  float values[kDecodeWarps][8][kDims + 4];
+  DecodeFresh<kDims> fresh;
+  float largest[kDecodeWarps][16];  // of all its heads
+  float sums[kDecodeWarps][16];
+  float factors[16][kMaxDecodeSplits];
+  bool last;
+};
+
 // A warp goes through its part of the share: every kDecodeWarps-th run of 16 keys. The next keys
-// and values are asked for as soon as the registers of the last are free.
+// and values are asked for as soon as the registers of the last are free; the first, where they are
+// all in the cache, before earlier kernels of the step have ended.
 template <int kDims, int kTiles, bool kExact>
-__device__ __forceinline__ void AttendShare(const DecodeArguments& a, const int32_t* pages,
-                                            int kv_head, const DecodeShare& share, const float* q,
-                                            int heads, uint4 (&queries)[kDims / 16][32],
+__device__ __forceinline__ void AttendShare(const DecodeArguments& a, const DecodeRow& row,
+                                            int kv_head, int first_head, int heads,
+                                            const DecodeShare& share, DecodeShared<kDims>& shared,
                                             DecodeState<kDims, kTiles>& state) {
   constexpr int kStep = kDecodeWarps * kDecodeKeys;
   // Where registers are short, values are asked for together with their keys' scores.
   constexpr bool kValuesAhead = kDims * kTiles <= 256;
+  const int32_t* const pages = a.pages + row.pages;
+  const bool rotates = a.rotation.rows > 0;
   int key = share.begin / kDecodeKeys * kDecodeKeys + threadIdx.x / 32 * kDecodeKeys;
   const auto page_of = [&](int k) { return k < share.end ? __ldg(pages + k / kPageTokens) : 0; };
   int page = page_of(key), next_page = page_of(key + kStep);
   DecodeKeys<kDims> keys;
   DecodeValues<kDims> values;
-  if (key < share.end) {
+  const auto load_first = [&] {
+    if (key >= share.end) return;
     LoadKeys<kDims, kExact>(a.layer, page, kv_head, key, share, keys);
     if (kValuesAhead) LoadValues<kDims, kExact>(a.layer, page, kv_head, key, share, values);
+  };
+  if (rotates) load_first();
+  AwaitEarlierKernels();
+  const int key_dim = a.layer.key_dim;
+  const float* q = a.rows.q + row.row * a.rows.q_stride + first_head * key_dim;
+  int q_stride = key_dim;
+  if (rotates) {
+    float* const rotated = &shared.values[0][0][0];
+    RotateOwn(a, row, pages, kv_head, first_head, heads, share, rotated, shared.fresh);
+    q = rotated;
+    q_stride = kDims + 4;
+    __syncthreads();
+  } else {
+    load_first();
   }
-  PackQueries<kDims, kTiles, kExact>(q, heads, a.layer.key_dim, a.spec.scale * kLog2E, queries);
+  PackQueries<kDims, kTiles, kExact>(q, q_stride, heads, key_dim, a.spec.scale * kLog2E,
+                                     shared.queries);
   __syncthreads();
   for (; key < share.end; key += kStep) {
     const bool more = key + kStep < share.end;
@@ -259,7 +390,10 @@ __device__ __forceinline__ void AttendShare(const DecodeArguments& a, const int3
     float scores[kTiles][4];
     uint2 weights[kTiles];
     if (!kValuesAhead) LoadValues<kDims, kExact>(a.layer, page, kv_head, key, share, values);
-    ScoreKeys<kDims, kTiles>(queries, keys, scores);
+    if (share.MakesLast() && key + kDecodeKeys >= share.end) {
+      PlaceFresh(shared.fresh, row.position, key, keys, values);
+    }
+    ScoreKeys<kDims, kTiles>(shared.queries, keys, scores);
     if (more) LoadKeys<kDims, kExact>(a.layer, next_page, kv_head, key + kStep, share, keys);
     WeighKeys<kDims, kTiles>(key, share, scores, state, weights);
     AddValues<kDims, kTiles>(values, weights, state);
@@ -351,17 +485,6 @@ __device__ __forceinline__ void MergeShares(const DecodeArguments& a, int64_t ro
   }
 }
 
-// What a block keeps in shared memory.
-template <int kDims>
-struct DecodeShared {
-  uint4 queries[kDims / 16][32];
-  float values[kDecodeWarps][8][kDims + 4];  // of one tile
-  float largest[kDecodeWarps][16];           // of all its heads
-  float sums[kDecodeWarps][16];
-  float factors[16][kMaxDecodeSplits];
-  bool last;
-};
-
 // Merges the warps' softmaxes and writes the result, or, if the row is shared, the block's part.
 template <int kDims, int kTiles, int kWidth>
 __device__ __forceinline__ void MergeWarps(const DecodeArguments& a, int64_t row, int first_head,
@@ -446,8 +569,10 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
     PrefetchPages(layer.values, pages, layer.kv_heads, kv_head, layer.value_dim, share.begin,
                   share.end);
   }
-  AwaitEarlierKernels();
-  if (!has_work) return;
+  if (!has_work) {
+    AwaitEarlierKernels();
+    return;
+  }
 
   const int group = a.spec.heads / a.layer.kv_heads;
   const int tile_heads = (group + a.tiles - 1) / a.tiles;
@@ -457,9 +582,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   DecodeState<kDims, kTiles> state = {};
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) state.largest[i] = MinusInfinity();
-  const float* q = a.rows.q + row.row * a.rows.q_stride + first_head * a.layer.key_dim;
-  AttendShare<kDims, kTiles, kExact>(a, a.pages + row.pages, kv_head, share, q, heads,
-                                     shared.queries, state);
+  AttendShare<kDims, kTiles, kExact>(a, row, kv_head, first_head, heads, share, shared, state);
   MergeWarps<kDims, kTiles, kWidth>(a, row.row, first_head, heads, share, state, shared);
   if (share.active == 1) return;
 

@@ -158,9 +158,20 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, 4)
 // A block makes a group of 32 outputs, a warp two a pass: rows of both matrices at once.
 constexpr int kGatedWarps = 4;
 constexpr int kGatedPasses = 32 / (2 * kGatedWarps);
-
+// Of a processor: as many as have registers for their weights.
 template <TensorType kType>
-__global__ void __launch_bounds__(32 * kGatedWarps, 4)
+constexpr int kGatedBlocks = kType == TensorType::kQ4_K ? 3 : 2;
+
+// A lane's weights for two outputs: of the pair of groups that it is at, two rows of each matrix.
+template <TensorType kType>
+struct GatedWeights {
+  typename PairDecoder<kType>::Raw gate[2], up[2];
+};
+
+// Weights are on their way for two turns at a time: with those of one, the memory rests while
+// blocks that are done wait for the others.
+template <TensorType kType>
+__global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
     GatedMatVecKernel(const __grid_constant__ GatedMatVec a, QuantizedRows x) {
   using Decoder = PairDecoder<kType>;
   LetLaterKernelsBegin();
@@ -168,51 +179,68 @@ __global__ void __launch_bounds__(32 * kGatedWarps, 4)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int pairs = static_cast<int>(x.columns / 64);
   const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
+
   PairRows<kType, 2> gate, up;
   gate.in_block = up.in_block = lane % 4;
   gate.offset[0] = up.offset[0] = 0;
   gate.offset[1] = up.offset[1] = row_bytes;
-  const auto begin = [&](int pass) {
-    const int64_t row = int64_t{blockIdx.x} * 32 + 2 * (kGatedPasses * warp + pass);
+  int asked_pass = 0, asked_pair = lane;
+  const auto begin_pass = [&] {
+    const int64_t row = int64_t{blockIdx.x} * 32 + 2 * (kGatedPasses * warp + asked_pass);
     const int64_t offset = row * row_bytes + lane / 4 * Decoder::kBlockBytes;
     gate.block = a.gate + offset;
     up.block = a.up + offset;
   };
-  typename Decoder::Raw gates[2], ups[2];
-  const auto load = [&] {
-    gate.Load(gates);
-    up.Load(ups);
+  const auto ask = [&](GatedWeights<kType>& weights) {
+    if (asked_pass == kGatedPasses) return;
+    if (asked_pair < pairs) {
+      gate.Load(weights.gate);
+      up.Load(weights.up);
+    }
+    asked_pair += 32;
+    gate.Advance(1);
+    up.Advance(1);
+    if (asked_pair - lane < pairs) return;
+    asked_pair = lane;
+    ++asked_pass;
+    begin_pass();
   };
-  begin(0);
-  if (lane < pairs) load();
-  AwaitEarlierKernels();  // with the first weights on their way
-#pragma unroll 1
-  for (int pass = 0; pass < kGatedPasses; ++pass) {
-    float gate_sums[2] = {}, up_sums[2] = {};
-    for (int pair = lane; pair < pairs; pair += 32) {
+  float gate_sums[2] = {}, up_sums[2] = {};
+  int pass = 0, pair = lane;
+  const auto take = [&](GatedWeights<kType>& weights) {
+    if (pair < pairs) {
       const ActivationPair activations = LoadActivationPair(x, 0, pair);
       const auto add = [&](const typename Decoder::Raw& raw, float& sum) {
-        AddPairProducts<Decoder>(raw, pair % 4, Decoder::Scales(raw, pair % 4), activations, sum);
+        AddPairProducts<Decoder>(raw, lane % 4, Decoder::Scales(raw, lane % 4), activations, sum);
       };
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        add(gates[i], gate_sums[i]);
-        add(ups[i], up_sums[i]);
+        add(weights.gate[i], gate_sums[i]);
+        add(weights.up[i], up_sums[i]);
       }
-      const bool more = pair + 32 < pairs;
-      if (more) {
-        gate.Advance(1);
-        up.Advance(1);
-      } else if (pass + 1 < kGatedPasses) {
-        begin(pass + 1);
-      }
-      if (more || pass + 1 < kGatedPasses) load();
     }
+    ask(weights);
+    pair += 32;
+    if (pair - lane < pairs) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float value = SwiGluStep()(SumOverWarp(gate_sums[i]), SumOverWarp(up_sums[i]));
       if (lane == i) results[2 * (kGatedPasses * warp + pass) + i] = value;
+      gate_sums[i] = up_sums[i] = 0;
     }
+    pair = lane;
+    ++pass;
+  };
+
+  GatedWeights<kType> first, second;
+  begin_pass();
+  ask(first);
+  ask(second);
+  AwaitEarlierKernels();  // with the first weights on their way
+#pragma unroll 1
+  while (pass < kGatedPasses) {
+    take(first);
+    if (pass < kGatedPasses) take(second);
   }
   __syncthreads();
   if (warp != 0) return;

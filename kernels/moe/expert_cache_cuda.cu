@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cassert>
 
+#include "kernels/moe/choose_experts.cuh"
 #include "kernels/moe/expert_cache_cuda.h"
 #include "kernels/moe/expert_slots.cuh"
 #include "kernels/ops/dependent_launch.cuh"
+#include "kernels/ops/prefetch_line.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -19,8 +21,7 @@ constexpr int kRoundPieces = kInFlight * kFillThreads;  // that a block copies a
 constexpr int kLinePieces = 128 / 16;
 
 struct ResolveArguments {
-  const int32_t* chosen;
-  int pairs;
+  ChosenExperts chosen;
   ExpertPool pool;
   int first_owner;  // of the layer, in pool.slot_of
   int experts;
@@ -29,13 +30,15 @@ struct ResolveArguments {
   int64_t expert_bytes;
 };
 
-// One block.
+// One block. kPerLane: not 0, the choice is made first, of a single row.
+template <int kPerLane>
 __global__ void __launch_bounds__(kResolveThreads)
-    ResolveKernel(const __grid_constant__ ResolveArguments a) {
+    ResolveKernel(const __grid_constant__ RouterScores scores,
+                  const __grid_constant__ ResolveArguments a) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
   constexpr int kWarps = kResolveThreads / 32;
   constexpr int32_t kNobody = INT32_MAX;
+  extern __shared__ float scratch[];  // of the choice
   // Which pair was the first to choose an expert; when that is over, what is to be fetched.
   __shared__ union {
     int32_t first_pair[kMaxExperts];
@@ -47,26 +50,51 @@ __global__ void __launch_bounds__(kResolveThreads)
   __shared__ unsigned long long last_use[kMaxExpertSlots];
   __shared__ int missing_of_warp[kWarps], found_count, early_count;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  // All that does not depend on the choice is asked for at once.
-  const unsigned long long now = *a.pool.clock + 1;
-  ExpertCounts counts;
-  if (threadIdx.x == 0) counts = *a.counts;
-  int32_t* const slot_of = a.pool.slot_of + a.first_owner;
   for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) first_pair[i] = kNobody;
-  for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
-    last_use[i] = a.pool.last_use[i];
-  }
   if (threadIdx.x == 0) found_count = early_count = 0;
+
+  const int32_t* chosen = a.chosen.experts;
+  unsigned long long now = 0;
+  ExpertCounts counts;
+  int32_t* const slot_of = a.pool.slot_of + a.first_owner;
+  // All that does not depend on the choice is asked for at once.
+  const auto ask = [&] {
+    now = *a.pool.clock + 1;
+    if (threadIdx.x == 0) counts = *a.counts;
+    for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
+      last_use[i] = a.pool.last_use[i];
+    }
+    const auto near = [](const int32_t* numbers, int count) {
+      constexpr int kLine = kCacheLineBytes / sizeof(int32_t);
+      for (int i = threadIdx.x * kLine; i < count; i += kResolveThreads * kLine) {
+        PrefetchToFirstLevel(numbers + i);
+      }
+    };
+    near(slot_of, a.experts);
+    near(a.pool.owner, a.pool.slots);
+  };
+  if constexpr (kPerLane > 0) {
+    const ExpertChooser<kPerLane> chooser(scores, 0, scratch);
+    chosen = chooser.chosen();
+    if (warp == 0) chooser.LoadBias(scores.selection_bias);
+    AwaitEarlierKernels();
+    ask();
+    if (warp == 0) chooser.Choose(a.chosen.experts, a.chosen.weights);
+  } else {
+    AwaitEarlierKernels();
+    ask();
+  }
   __syncthreads();
-  for (int pair = threadIdx.x; pair < a.pairs; pair += kResolveThreads) {
-    if (a.chosen[pair] >= 0) atomicMin(&first_pair[a.chosen[pair]], pair);
+  const int pairs = a.chosen.rows * a.chosen.used;
+  for (int pair = threadIdx.x; pair < pairs; pair += kResolveThreads) {
+    if (chosen[pair] >= 0) atomicMin(&first_pair[chosen[pair]], pair);
   }
   __syncthreads();
 
   int missing_count = 0;
-  for (int first = 0; first < a.pairs; first += kResolveThreads) {
+  for (int first = 0; first < pairs; first += kResolveThreads) {
     const int pair = first + threadIdx.x;
-    const int expert = pair < a.pairs ? a.chosen[pair] : -1;
+    const int expert = pair < pairs ? chosen[pair] : -1;
     const bool asks = expert >= 0 && first_pair[expert] == pair;
     const int slot = asks ? slot_of[expert] : -1;
     if (slot >= 0) {
@@ -108,8 +136,11 @@ __global__ void __launch_bounds__(kResolveThreads)
   }
 }
 
+__global__ void NothingKernel() {}
+
 struct FillArguments {
   ExpertFills fills;
+  int number;      // of the part
   int first;       // fill
   int end;         // that there may be
   int32_t* begun;  // rounds that blocks have taken
@@ -120,21 +151,27 @@ struct FillArguments {
 };
 
 // Blocks take rounds as they come to them, as the link serves some faster than others, and the last
-// one left would not keep it busy.
+// one left would not keep it busy. Nor does it rest between two parts: the later one begins when
+// all rounds of the earlier are taken, while the last of them are still on their way.
 __global__ void __launch_bounds__(kFillThreads)
     FillKernel(const __grid_constant__ FillArguments a) {
-  LetLaterKernelsBegin();
-  AwaitEarlierKernels();
+  // What is to be filled was known before the first part began.
+  if (a.number == 0) AwaitEarlierKernels();
   __shared__ int taken[2];
   const int fill_rounds = a.rounds[0] + a.rounds[1] + a.rounds[2];
   const int rounds = (min(a.end, *a.fills.count) - a.first) * fill_rounds;
   if (rounds <= 0) return;
-  if (threadIdx.x == 0) taken[0] = atomicAdd(a.begun, 1);
+  const auto take = [&](int turn) {
+    const int round = atomicAdd(a.begun, 1);
+    taken[turn] = round;
+    if (round >= rounds) LetLaterKernelsBegin();
+  };
+  if (threadIdx.x == 0) take(0);
   for (int turn = 0;; turn = 1 - turn) {
     __syncthreads();
     const int round = taken[turn];
     if (round >= rounds) return;
-    if (threadIdx.x == 0) taken[1 - turn] = atomicAdd(a.begun, 1);  // while this one is copied
+    if (threadIdx.x == 0) take(1 - turn);  // while this one is copied
 
     const int index = a.first + round / fill_rounds;
     int part = round % fill_rounds, matrix = 0;
@@ -171,15 +208,27 @@ __global__ void __launch_bounds__(kFillThreads)
 
 }  // namespace
 
-void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int layer, int experts,
-                    const ExpertFills& fills, ExpertCounts* counts, int64_t expert_bytes,
-                    cudaStream_t stream) {
+void ResolveExperts(const ChosenExperts& chosen, const RouterScores* scores, const ExpertPool& pool,
+                    int layer, int experts, const ExpertFills& fills, ExpertCounts* counts,
+                    int64_t expert_bytes, cudaStream_t stream) {
   assert(chosen.pairs() <= pool.slots || experts <= pool.slots);
   if (chosen.pairs() <= 0) return;
-  const ResolveArguments a = {chosen.experts, chosen.pairs(), pool,   layer * experts,
-                              experts,        fills,          counts, expert_bytes};
-  LaunchDependent(ResolveKernel, 1, kResolveThreads, 0, stream, a);
+  const ResolveArguments a = {chosen, pool, layer * experts, experts, fills, counts, expert_bytes};
+  const auto run = [&]<int kPerLane>() {
+    size_t scratch = 0;
+    if constexpr (kPerLane > 0) {
+      scratch = ExpertChooser<kPerLane>::ScratchFloats(scores->rule) * sizeof(float);
+    }
+    LaunchDependent(ResolveKernel<kPerLane>, 1, kResolveThreads, scratch, stream,
+                    scores != nullptr ? *scores : RouterScores(), a);
+  };
+  if (scores == nullptr) return run.template operator()<0>();
+  assert(CanChooseAndResolve(scores->rule, chosen.rows));
+  if (experts <= 128) return run.template operator()<4>();
+  run.template operator()<kMostResolvedExperts / 32>();
 }
+
+void LetFillsBegin(cudaStream_t stream) { NothingKernel<<<1, 1, 0, stream>>>(); }
 
 void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSource (&sources)[3],
                uint8_t* slots, int64_t slot_stride, cudaStream_t stream) {
@@ -187,6 +236,7 @@ void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSourc
   if (part.first >= part.end) return;
   FillArguments a = {
       .fills = fills,
+      .number = part.number,
       .first = part.first,
       .end = part.end,
       .begun = fills.begun + part.number,

@@ -65,10 +65,15 @@ struct ExpertFills {
 // Finds a slot for each expert of `chosen` in layer `layer` (of `experts` experts each). A slot
 // that this call uses is not taken from its expert. `chosen` has at most pool.slots pairs, or the
 // pool as many slots as the layer experts. Fills are in the order of the pairs that are the first
-// to ask for them: pair i finds its expert in its slot after the first i + 1 fills.
-void ResolveExperts(const ChosenExperts& chosen, const ExpertPool& pool, int layer, int experts,
-                    const ExpertFills& fills, ExpertCounts* counts, int64_t expert_bytes,
-                    cudaStream_t stream);
+// to ask for them: pair i finds its expert in its slot after the first i + 1 fills. With `scores`,
+// which may be given where CanChooseAndResolve says so, this is ChooseExperts as well.
+void ResolveExperts(const ChosenExperts& chosen, const RouterScores* scores, const ExpertPool& pool,
+                    int layer, int experts, const ExpertFills& fills, ExpertCounts* counts,
+                    int64_t expert_bytes, cudaStream_t stream);
+inline constexpr int kMostResolvedExperts = 256;
+inline bool CanChooseAndResolve(const RoutingRule& rule, int rows) {
+  return rows == 1 && rule.experts <= kMostResolvedExperts;
+}
 
 // One matrix of all experts, in mapped host memory; the aligned 16 bytes around the first and the
 // last byte must be readable.
@@ -79,7 +84,8 @@ struct ExpertSource {
 };
 
 // What a call of FillSlots copies: fills [first, end), as far as there are so many, and of each
-// matrices [first_matrix, end_matrix).
+// matrices [first_matrix, end_matrix). A part whose number is not 0 does not wait for the stream:
+// it follows the others of its fills, in order, and overlaps with the end of the one before.
 struct FillPart {
   int number = 0;  // each call for the same fills has another, less than kMaxFillParts
   int first = 0;
@@ -94,6 +100,10 @@ struct FillPart {
 // experts without an entry stay as they are.
 void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSource (&sources)[3],
                uint8_t* slots, int64_t slot_stride, cudaStream_t stream);
+
+// For the stream of ResolveExperts, where FillSlots follows on another: kernels behind this do not
+// take the GPU's place before FillSlots, as dependent ones of ResolveExperts would.
+void LetFillsBegin(cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

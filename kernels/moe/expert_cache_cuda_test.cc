@@ -76,7 +76,7 @@ class Cache {
     ExpertFills fills{fills_.data(), count_.data(), begun_.data()};
     if (flipped_ != 0) told_.AddTo(fills);
     const std::vector<int32_t> missing = MissingOf(layer, chosen);
-    ResolveExperts(choice,
+    ResolveExperts(choice, nullptr,
                    {slots_, owner_.data(), last_use_.data(), clock_.data(), slot_of_.data()}, layer,
                    experts_, fills, counts_.data() + layer, 100, nullptr);
     if (flipped_ != 0) FetchTold(sources);

@@ -149,7 +149,7 @@ void BenchRouter(const Model& model, int rows) {
   DeviceArray<float> weights(rows * model.rule.used);
   DeviceArray<int32_t> experts(rows * model.rule.used);
   const double microseconds = GraphMicroseconds(50, [&](int, cudaStream_t stream) {
-    ChooseExperts(logits.data(), model.rule.experts, nullptr, nullptr, model.rule,
+    ChooseExperts({logits.data(), model.rule.experts, nullptr, nullptr, model.rule},
                   {experts.data(), weights.data(), rows, model.rule.used}, stream);
   });
   std::printf("%-14s router, %d rows: %.2f us\n", model.name, rows, microseconds);
@@ -180,7 +180,7 @@ void BenchCache(const Model& model, int64_t expert_bytes, double link) {
     const int calls = experts / used;
     const double microseconds = GraphMicroseconds(calls, [&](int call, cudaStream_t stream) {
       const ExpertFills list{fills.data(), count.data(), begun.data()};
-      ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, pool, 0, experts, list,
+      ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, nullptr, pool, 0, experts, list,
                      counts.data(), expert_bytes, stream);
       FillSlots(list, {.end = used}, sources, slots.data(), 3 * part, stream);
     });

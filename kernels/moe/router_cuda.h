@@ -24,14 +24,20 @@ struct ChosenExperts {
   int pairs() const { return rows * used; }
 };
 
+// What a choice goes by, in device memory. Positions, like the bias, must not be what a kernel of
+// the same step writes (kernels/ops/dependent_launch.cuh).
+struct RouterScores {
+  const float* logits = nullptr;  // (rows, rule.experts), rows logits_stride apart
+  int64_t logits_stride = 0;
+  const float* selection_bias = nullptr;  // (rule.experts) or null
+  const int32_t* positions = nullptr;     // (rows) or null: all rows have a token
+  RoutingRule rule;
+};
+
 // Fills `chosen`, whose rows and `used` say how many; used == rule.used. NaN counts as the smallest
 // value of all in the choice, and stays NaN as a weight. A row's choice does not depend on the
 // others. Rows at negative positions get no experts.
-void ChooseExperts(const float* logits,  // (rows, rule.experts), rows logits_stride apart
-                   int64_t logits_stride,
-                   const float* selection_bias,  // (rule.experts) or null
-                   const int32_t* positions,     // (rows) or null: all rows have a token
-                   const RoutingRule& rule, const ChosenExperts& chosen, cudaStream_t stream);
+void ChooseExperts(const RouterScores& scores, const ChosenExperts& chosen, cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

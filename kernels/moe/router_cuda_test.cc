@@ -64,8 +64,8 @@ Choice Choose(const std::vector<float>& logits, int64_t stride, const std::vecto
               const std::vector<int32_t>& positions, const RoutingRule& rule, int rows) {
   DeviceArray<float> device_logits(logits), device_bias(bias), weights(rows * rule.used);
   DeviceArray<int32_t> device_positions(positions), experts(rows * rule.used);
-  ChooseExperts(device_logits.data(), stride, bias.empty() ? nullptr : device_bias.data(),
-                positions.empty() ? nullptr : device_positions.data(), rule,
+  ChooseExperts({device_logits.data(), stride, bias.empty() ? nullptr : device_bias.data(),
+                 positions.empty() ? nullptr : device_positions.data(), rule},
                 {experts.data(), weights.data(), rows, rule.used}, nullptr);
   CheckCuda(cudaGetLastError());
   return {experts.ToHost(), weights.ToHost()};

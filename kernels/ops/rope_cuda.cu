@@ -1,6 +1,6 @@
-#include "kernels/ops/block_sum.cuh"
 #include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/rope_cuda.h"
+#include "kernels/ops/rotate_head.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -22,61 +22,6 @@ __global__ void __launch_bounds__(128)
       make_float2(static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude));
 }
 
-__device__ __forceinline__ void Store(float* to, int i, float value) { to[i] = value; }
-__device__ __forceinline__ void Store(__half* to, int i, float value) {
-  to[i] = __float2half_rn(value);
-}
-
-// One head by one warp, kept in registers between the norm and the rotation. kRounds: how many
-// times 64 elements cover the head. Lane l has pairs l, l + 32..., first those that turn, then the
-// rest of the head, two neighbours a pair.
-template <int kRounds, typename T>
-__device__ __forceinline__ void RotateHead(const RotateAndStore& a, int64_t row, const float* from,
-                                           const float* weight, T* to) {
-  const int lane = threadIdx.x % 32;
-  const int dim = a.layer.key_dim;
-  const bool neox = a.style == RopeStyle::kNeox;
-  float first[kRounds], second[kRounds], first_weight[kRounds], second_weight[kRounds];
-  float2 angle[kRounds];
-  int first_index[kRounds], second_index[kRounds];
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < kRounds; ++j) {
-    const int pair = lane + 32 * j;
-    const bool turns = pair < a.pairs;
-    first_index[j] = turns && neox ? pair : 2 * pair;
-    second_index[j] = turns && neox ? pair + a.pairs : 2 * pair + 1;
-    first[j] = second[j] = 0;
-    first_weight[j] = second_weight[j] = 1;
-    angle[j] = make_float2(1, 0);
-    if (2 * pair >= dim) continue;
-    first[j] = from[first_index[j]];
-    second[j] = from[second_index[j]];
-    if (a.normalize && weight != nullptr) {
-      first_weight[j] = weight[first_index[j]];
-      second_weight[j] = weight[second_index[j]];
-    }
-    if (turns) angle[j] = a.angles[row * a.pairs + pair];
-    sum += first[j] * first[j] + second[j] * second[j];
-  }
-  float scale = 1;
-  if (a.normalize) scale = 1.0f / sqrtf(SumOverWarp(sum) / dim + a.eps);
-#pragma unroll
-  for (int j = 0; j < kRounds; ++j) {
-    const int pair = lane + 32 * j;
-    if (2 * pair >= dim) continue;
-    float x = first[j] * scale * first_weight[j];
-    float y = second[j] * scale * second_weight[j];
-    if (pair < a.pairs) {
-      const float turned = x * angle[j].x - y * angle[j].y;
-      y = x * angle[j].y + y * angle[j].x;
-      x = turned;
-    }
-    Store(to, first_index[j], x);
-    Store(to, second_index[j], y);
-  }
-}
-
 // Warps of a row: the query heads, then the key heads, then the value heads.
 template <int kRounds>
 __global__ void __launch_bounds__(32 * kWarps)
@@ -91,9 +36,11 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (has_work && head >= a.heads) page = a.pages[a.row_pages[row] + position / kPageTokens];
   AwaitEarlierKernels();
   if (!has_work) return;
+  HeadRotation<kRounds> rotation;
   if (head < a.heads) {
     float* q = a.q + row * a.q_stride + head * key_dim;
-    RotateHead<kRounds>(a, row, q, a.q_norm, q);
+    rotation.Load(a, row, q, a.q_norm);
+    rotation.Finish(a, [q](int i, float value) { q[i] = value; });
     return;
   }
   head -= a.heads;
@@ -101,8 +48,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (!is_key) head -= kv_heads;
   const int64_t slot = (page * kv_heads + head) * kPageTokens + position % kPageTokens;
   if (is_key) {
-    RotateHead<kRounds>(a, row, a.k + row * a.k_stride + head * key_dim, a.k_norm,
-                        a.layer.keys + slot * key_dim);
+    __half* const to = a.layer.keys + slot * key_dim;
+    rotation.Load(a, row, a.k + row * a.k_stride + head * key_dim, a.k_norm);
+    rotation.Finish(a, [to](int i, float value) { to[i] = __float2half_rn(value); });
     return;
   }
   const int value_dim = a.layer.value_dim;

@@ -108,6 +108,7 @@ inline void dp4a_u32_s32(int& result, uint32_t a, int b, int sum) {
               static_cast<int8_t>(static_cast<unsigned>(b) >> (8 * i));
   }
 }
+inline void prefetch_global_L1(const void* from) {}
 inline void prefetch_global_L2(const void* from) {}
 inline void createpolicy_fractional_L2__evict_first_b64(uint64_t& policy) { policy = 0; }
 inline void cp_async_cg_shared_global_L2__cache_hint_if(uint32_t to, const void* from, int wanted,

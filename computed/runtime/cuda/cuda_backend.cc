@@ -240,6 +240,8 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
+  pending_rotation_.reset();
+  pending_choice_.reset();
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();
@@ -269,7 +271,7 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
   const auto run = [&] {
     if (first) RunPrologue();
     operations();
-    RunPendingAdd();
+    RunPending();
     if (predictor_ != nullptr) predictor_->Join(stream_);
     quantized_ = nullptr;
   };

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,6 +29,7 @@
 #include "kernels/matmul/matmul_cuda.h"
 #include "kernels/moe/expert_feed_forward_cuda.h"
 #include "kernels/ops/argmax_cuda.h"
+#include "kernels/ops/rope_cuda.h"
 
 namespace gguf_offload {
 
@@ -130,8 +132,9 @@ class CudaBackend : public Backend {
   int Padded(int rows) const { return padded_rows_ > 0 ? padded_rows_ : rows; }
   // Where the producer of `out` may write its 8-bit form, for the Project that follows.
   cuda::QuantizedRows QuantizedFormOf(const Matrix& out);
-  // An Add is put off until it is known whether a norm of the sum follows, which then does both.
-  void RunPendingAdd();
+  // Some operations are put off until it is known whether another follows that then does both: an
+  // Add and the norm of the sum, a rotation and attention, a choice of experts and their fetch.
+  void RunPending();
   const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
   cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
   void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
@@ -182,7 +185,9 @@ class CudaBackend : public Backend {
   struct {
     Matrix residual;
     Matrix x;
-  } pending_add_;      // none if residual.data is null
+  } pending_add_;  // none if residual.data is null
+  std::optional<cuda::RotateAndStore> pending_rotation_;
+  std::optional<cuda::RouterScores> pending_choice_;
   std::string error_;  // the first one
 };
 

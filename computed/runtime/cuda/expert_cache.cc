@@ -151,13 +151,15 @@ std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer,
           {.number = 2, .first = last, .end = chosen.used, .first_matrix = 2}};
 }
 
-void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate,
-                        const Weight& up, const Weight& down, cudaStream_t stream) {
+void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen,
+                        const cuda::RouterScores* scores, const Weight& gate, const Weight& up,
+                        const Weight& down, cudaStream_t stream) {
   const Layer& l = layers_[layer];
   const Origin origin = OriginOf(layer, gate, up, down);
-  cuda::ResolveExperts(chosen, l.pool, l.row, experts_, fills_, counts_ + layer,
+  cuda::ResolveExperts(chosen, scores, l.pool, l.row, experts_, fills_, counts_ + layer,
                        origin.expert_bytes, stream);
   cudaEventRecord(resolved_, stream);
+  cuda::LetFillsBegin(stream);
   cudaStreamWaitEvent(fetch_stream_, resolved_, 0);
   if (host_ != nullptr) host_->Launch(layer, fetch_stream_);
   for (cuda::FillPart part : PartsOf(layer, chosen)) {

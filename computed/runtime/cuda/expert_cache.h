@@ -64,8 +64,9 @@ class ExpertCache {
   // Begins to bring the experts of `chosen` to slots, at most MostRows rows: on a stream of its
   // own, behind what has been queued on `stream` and beside what will be. The weights are in the
   // host's pages; or anywhere at the same address modulo 16, if the experts come from elsewhere.
-  void Fetch(int layer, const cuda::ChosenExperts& chosen, const Weight& gate, const Weight& up,
-             const Weight& down, cudaStream_t stream);
+  // With `scores`, where CanChooseAndResolve, also makes the choice.
+  void Fetch(int layer, const cuda::ChosenExperts& chosen, const cuda::RouterScores* scores,
+             const Weight& gate, const Weight& up, const Weight& down, cudaStream_t stream);
   // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs.
   std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen) const;
   // What is queued on `stream` from here on finds this part's matrices in their slots. All parts

@@ -11,22 +11,30 @@ namespace gguf_offload {
 
 void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
                                 const RoutingRule& rule) {
-  RunPendingAdd();
+  RunPending();
   chosen_.rows = Padded(logits.rows);
-  cuda::ChooseExperts(logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
-                      rule, chosen_, stream_);
+  pending_choice_ = {logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
+                     rule};
 }
 
 void CudaBackend::FetchExperts(const ExpertBank& bank) {
   const int layer = bank.gate.expert_layer;
   if (!bank.gate.cached || chosen_.rows > expert_cache_->MostRows(layer, chosen_.used)) return;
   if (predictor_ != nullptr) predictor_->Join(stream_);
-  expert_cache_->Fetch(layer, chosen_, bank.gate, bank.up, bank.down, stream_);
+  const cuda::RouterScores* scores = nullptr;
+  if (pending_choice_.has_value() &&
+      cuda::CanChooseAndResolve(pending_choice_->rule, chosen_.rows)) {
+    scores = &*pending_choice_;
+  } else {
+    RunPending();
+  }
+  expert_cache_->Fetch(layer, chosen_, scores, bank.gate, bank.up, bank.down, stream_);
+  pending_choice_.reset();
   fetching_ = true;
 }
 
 void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
-  RunPendingAdd();
+  RunPending();
   const auto matrices = [](const Weight& weight, const Weight& bias) {
     return cuda::ExpertMatrices{.type = weight.type,
                                 .rows = weight.rows,
@@ -65,7 +73,8 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     chosen.experts += int64_t{first} * chosen.used;
     chosen.weights += int64_t{first} * chosen.used;
     if (!std::exchange(fetching_, false)) {
-      expert_cache_->Fetch(layer, chosen, bank.gate, bank.up, bank.down, stream_);
+      expert_cache_->Fetch(layer, chosen, /*scores=*/nullptr, bank.gate, bank.up, bank.down,
+                           stream_);
     }
     // Where not all rows find room, the next layer's won't either: no slot is free for a guess.
     if (predictor_ != nullptr && chosen.rows == chosen_.rows &&
@@ -106,7 +115,7 @@ void CudaBackend::PredictExperts(const ExpertRoute& route) {
 }
 
 void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
-  RunPendingAdd();
+  RunPending();
   cuda::AddGated(x.data, x.stride, gate.data, gate.stride, Padded(residual.rows), residual.columns,
                  residual.data, residual.stride, stream_);
 }

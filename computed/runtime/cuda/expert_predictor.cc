@@ -118,8 +118,9 @@ bool ExpertPredictor::Begin(int layer, const Matrix& residual, const int32_t* po
       matmul_->Run(normed.data, normed.stride, normed.rows, quantizes, {&output, 1}, stream_);
   assert(error == nullptr);  // the plan has seen the router's type and shape
   chosen_.rows = normed.rows;
-  cuda::ChooseExperts(logits_.data, logits_.stride, guessed_->selection_bias.floats(), positions,
-                      guessed_->rule, chosen_, stream_);
+  cuda::ChooseExperts(
+      {logits_.data, logits_.stride, guessed_->selection_bias.floats(), positions, guessed_->rule},
+      chosen_, stream_);
   return true;
 }
 

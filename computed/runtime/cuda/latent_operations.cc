@@ -32,7 +32,7 @@ cuda::HeadMatrices CudaBackend::HeadMatricesOf(const HeadWeights& weight, int he
 }
 
 void CudaBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadSlice out) {
-  RunPendingAdd();
+  RunPending();
   quantized_ = nullptr;
   const cuda::HeadMatrices matrices = HeadMatricesOf(weight, input.heads);
   const int rows = Padded(input.rows);
@@ -47,7 +47,7 @@ void CudaBackend::ProjectHeads(HeadSlice input, const HeadWeights& weight, HeadS
 
 void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight,
                                          HeadSlice out) {
-  RunPendingAdd();
+  RunPending();
   quantized_ = nullptr;
   cuda::MultiplyHeads(HeadMatricesOf(weight, input.heads), /*transposed=*/true,
                       {input.data, input.stride, input.head_stride}, Padded(input.rows),
@@ -56,7 +56,7 @@ void CudaBackend::ProjectHeadsTransposed(HeadSlice input, const HeadWeights& wei
 
 void CudaBackend::RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
                                        const LatentRotarySpec& spec) {
-  RunPendingAdd();
+  RunPending();
   quantized_ = nullptr;
   cuda::RotateAndStoreLatentKv({.q = query.data,
                                 .q_stride = query.stride,

@@ -1,5 +1,6 @@
 // What all transformers ask of CudaBackend.
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -8,7 +9,6 @@
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/ops/gather_cuda.h"
 #include "kernels/ops/norm_cuda.h"
-#include "kernels/ops/rope_cuda.h"
 
 namespace gguf_offload {
 namespace {
@@ -47,7 +47,7 @@ void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix 
     AddRmsNorm(x, added, weight, epsilon, out);
     return;
   }
-  RunPendingAdd();
+  RunPending();
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
   cuda::RmsNorm(x.data, x.stride, weight.floats(), epsilon, Padded(x.rows), x.columns, out.data,
                 out.stride, quantized, stream_);
@@ -55,7 +55,7 @@ void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix 
 
 void CudaBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix second,
                               const Weight& second_weight, float epsilon) {
-  RunPendingAdd();
+  RunPending();
   const auto rows_of = [](const Matrix& x, const Weight& weight) {
     return cuda::NormedRows{x.data, x.stride, weight.floats(), static_cast<int>(x.columns)};
   };
@@ -66,25 +66,30 @@ void CudaBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix s
 
 void CudaBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                              Matrix out) {
-  RunPendingAdd();
+  RunPending();
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
   cuda::AddRmsNorm(residual.data, residual.stride, x.data, x.stride, weight.floats(), epsilon,
                    Padded(x.rows), x.columns, out.data, out.stride, quantized, stream_);
 }
 
 void CudaBackend::Add(Matrix residual, Matrix x) {
-  RunPendingAdd();
+  RunPending();
   pending_add_ = {residual, x};
 }
 
-void CudaBackend::RunPendingAdd() {
+void CudaBackend::RunPending() {
   const auto [residual, x] = std::exchange(pending_add_, {});
-  if (residual.data == nullptr) return;
-  cuda::Add(residual.data, residual.stride, x.data, x.stride, Padded(x.rows), x.columns, stream_);
+  if (residual.data != nullptr) {
+    cuda::Add(residual.data, residual.stride, x.data, x.stride, Padded(x.rows), x.columns, stream_);
+  }
+  if (pending_rotation_.has_value()) cuda::RotateAndStoreKv(*pending_rotation_, stream_);
+  pending_rotation_.reset();
+  if (pending_choice_.has_value()) cuda::ChooseExperts(*pending_choice_, chosen_, stream_);
+  pending_choice_.reset();
 }
 
 void CudaBackend::Project(Matrix input, std::span<const Projection> projections) {
-  RunPendingAdd();
+  RunPending();
   std::vector<cuda::MatMulOutput> outputs;
   for (const Projection& projection : projections) outputs.push_back(OutputOf(projection));
   Check(matmul_->Run(input.data, input.stride, Padded(input.rows), quantized_ == input.data,
@@ -97,7 +102,7 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
 }
 
 void CudaBackend::ProjectGated(Matrix input, const Projection& gate, const Projection& up) {
-  RunPendingAdd();
+  RunPending();
   const Matrix &out = gate.output, &factor = up.output;
   if (Padded(input.rows) == 1 && quantized_ == input.data &&
       matmul_->RunGated(OutputOf(gate), OutputOf(up), stream_)) {
@@ -117,32 +122,34 @@ const CudaBackend::Rotation& CudaBackend::RotationOf(const RopeFrequencies& freq
 
 void CudaBackend::RotateAndStore(int layer, Matrix query, Matrix key, Matrix value,
                                  const RotarySpec& spec) {
-  RunPendingAdd();
+  RunPending();
   quantized_ = nullptr;
-  cuda::RotateAndStoreKv({.q = query.data,
-                          .q_stride = query.stride,
-                          .k = key.data,
-                          .k_stride = key.stride,
-                          .v = value.data,
-                          .v_stride = value.stride,
-                          .rows = Padded(query.rows),
-                          .heads = static_cast<int>(query.columns / spec.head_dim),
-                          .layer = kv_layers_[layer],
-                          .normalize = spec.query_norm || spec.key_norm,
-                          .q_norm = spec.query_norm.floats(),
-                          .k_norm = spec.key_norm.floats(),
-                          .eps = spec.epsilon,
-                          .style = spec.style,
-                          .pairs = spec.frequencies.pairs(),
-                          .angles = RotationOf(spec.frequencies).angles,
-                          .positions = inputs_->positions(),
-                          .row_pages = inputs_->row_pages(),
-                          .pages = inputs_->pages()},
-                         stream_);
+  pending_rotation_ = {.q = query.data,
+                       .q_stride = query.stride,
+                       .k = key.data,
+                       .k_stride = key.stride,
+                       .v = value.data,
+                       .v_stride = value.stride,
+                       .rows = Padded(query.rows),
+                       .heads = static_cast<int>(query.columns / spec.head_dim),
+                       .layer = kv_layers_[layer],
+                       .normalize = spec.query_norm || spec.key_norm,
+                       .q_norm = spec.query_norm.floats(),
+                       .k_norm = spec.key_norm.floats(),
+                       .eps = spec.epsilon,
+                       .style = spec.style,
+                       .pairs = spec.frequencies.pairs(),
+                       .angles = RotationOf(spec.frequencies).angles,
+                       .positions = inputs_->positions(),
+                       .row_pages = inputs_->row_pages(),
+                       .pages = inputs_->pages()};
 }
 
 void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) {
-  RunPendingAdd();
+  // Rows of the same sequence see each other's keys, which must be there before.
+  std::optional<cuda::RotateAndStore> rotation;
+  if (shape_.tiles == 0) rotation = std::exchange(pending_rotation_, std::nullopt);
+  RunPending();
   const cuda::KvLayer& cache = kv_layers_[layer];
   const bool can_quantize = cache.value_dim % 32 == 0 && !config_.kv.values_in_keys;
   const cuda::AttentionRows rows{
@@ -163,7 +170,7 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
                           attention,
                           cuda::ChooseDecodeSplits(shape_.decode_rows, spec.heads, cache.kv_heads,
                                                    device_.multiprocessors()),
-                          decode_workspace_, stream_);
+                          decode_workspace_, rotation.has_value() ? &*rotation : nullptr, stream_);
   }
   if (shape_.tiles > 0) {
     cuda::PrefillAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache, attention,
@@ -172,14 +179,14 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
 }
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
-  RunPendingAdd();
+  RunPending();
   quantized_ = nullptr;
   cuda::GatherRows(x.data, x.stride, inputs_->logit_rows(), Padded(out.rows), out.columns, out.data,
                    out.stride, stream_);
 }
 
 void CudaBackend::ArgMax(Matrix logits) {
-  RunPendingAdd();
+  RunPending();
   cuda::ArgMax(logits.data, logits.stride, Padded(logits.rows), logits.columns, largest_on_device_,
                argmax_cells_, stream_);
 }

@@ -1,0 +1,250 @@
+// How a warp chooses the experts of a token, for kernels that do something with them.
+#ifndef KERNELS_MOE_CHOOSE_EXPERTS_CUH_
+#define KERNELS_MOE_CHOOSE_EXPERTS_CUH_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/moe/router_cuda.h"
+#include "kernels/ops/block_sum.cuh"
+
+namespace gguf_offload::cuda {
+
+// See router.cc.
+inline constexpr float kSmallestSum = 6.103515625e-5f;
+// Less than any Order.
+inline constexpr uint32_t kNotRanked = 0;
+
+__device__ __forceinline__ float Lowest() { return __int_as_float(0xff800000); }
+
+// Orders like the values, which are not NaN.
+__device__ __forceinline__ uint32_t Order(float value) {
+  const uint32_t bits = __float_as_uint(value + 0.0f);  // one zero only
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// Something that is ranked: of equal orders the smaller index is better.
+struct Ranked {
+  uint32_t order = kNotRanked;
+  uint32_t index = ~0u;
+};
+__device__ __forceinline__ bool IsBetter(const Ranked& a, const Ranked& b) {
+  return a.order > b.order || (a.order == b.order && a.index < b.index);
+}
+__device__ __forceinline__ Ranked BestOfWarp(const Ranked& own) {
+  const uint32_t order = LargestOverWarp(own.order);
+  return {order, ~LargestOverWarp(own.order == order ? ~own.index : 0u)};
+}
+
+__device__ __forceinline__ float LargestValue(float value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  }
+  return value;
+}
+
+// values[i] = exp(values[i]) / their sum. NaN makes all of them NaN.
+__device__ __forceinline__ void SoftmaxByWarp(float* values, int count) {
+  const int lane = threadIdx.x % 32;
+  float largest = Lowest(), sum = 0;
+  for (int i = lane; i < count; i += 32) largest = fmaxf(largest, values[i]);
+  largest = LargestValue(largest);
+  for (int i = lane; i < count; i += 32) {
+    values[i] = expf(values[i] - largest);
+    sum += values[i];
+  }
+  const float inverse = 1.0f / SumOverWarp(sum);
+  for (int i = lane; i < count; i += 32) values[i] *= inverse;
+  __syncwarp();
+}
+
+// The two largest of some numbers.
+struct TopTwo {
+  float best = Lowest(), second = Lowest();
+
+  __device__ __forceinline__ void Add(float number) {
+    second = fmaxf(second, fminf(best, number));
+    best = fmaxf(best, number);
+  }
+};
+
+// Takes experts of all but the best groups out of `keys`, by NaN. Neighbouring lanes share a group,
+// as many as there are for each.
+__device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* keys,
+                                               float* group_scores) {
+  const int lane = threadIdx.x % 32;
+  const int size = rule.experts / rule.groups;
+  int sharing = 32;
+  while (sharing > 1 && sharing * rule.groups > 32) sharing /= 2;
+  for (int first = 0; first < rule.groups; first += 32 / sharing) {
+    const int group = first + lane / sharing;
+    TopTwo top;
+    if (group < rule.groups) {
+#pragma unroll 4
+      for (int i = lane % sharing; i < size; i += sharing) top.Add(keys[group * size + i]);
+    }
+    for (int distance = sharing / 2; distance > 0; distance /= 2) {
+      const float best = __shfl_xor_sync(0xffffffffu, top.best, distance);
+      const float second = __shfl_xor_sync(0xffffffffu, top.second, distance);
+      top.Add(best);
+      top.Add(second);
+    }
+    const float sum = size == 1 ? top.best : top.best + top.second;
+    // Not a number: infinities of both signs.
+    if (group < rule.groups && lane % sharing == 0) {
+      group_scores[group] = isnan(sum) ? Lowest() : sum;
+    }
+  }
+  __syncwarp();
+  const auto rank_of = [&](int group) {
+    return Ranked{Order(group_scores[group]), static_cast<uint32_t>(group)};
+  };
+  Ranked last_kept;
+  for (int group = lane; group < rule.groups; group += 32) {
+    const Ranked rank = rank_of(group);
+    int better = 0;
+#pragma unroll 8
+    for (int i = 0; i < rule.groups; ++i) better += IsBetter(rank_of(i), rank);
+    if (better == rule.used_groups - 1) last_kept = rank;
+  }
+  last_kept = BestOfWarp(last_kept);
+#pragma unroll 4
+  for (int group = 0; group < rule.groups; ++group) {
+    if (!IsBetter(last_kept, rank_of(group))) continue;
+    for (int i = lane; i < size; i += 32) keys[group * size + i] = __int_as_float(0x7fffffff);
+  }
+  __syncwarp();
+}
+
+// A row's choice by one warp: LoadBias, then Choose. kPerLane: experts a lane, rule.experts at most
+// 32 times as many.
+template <int kPerLane>
+class ExpertChooser {
+ public:
+  // Floats of shared memory.
+  static __host__ __device__ size_t ScratchFloats(const RoutingRule& rule) {
+    return 2 * rule.experts + rule.groups + rule.used;
+  }
+
+  __device__ __forceinline__ ExpertChooser(const RouterScores& scores, int64_t row, float* scratch)
+      : rule_(scores.rule),
+        logits_(scores.logits + row * scores.logits_stride),
+        is_token_(scores.positions == nullptr || scores.positions[row] >= 0),
+        scores_(scratch),
+        keys_(scores_ + rule_.experts),
+        group_scores_(keys_ + rule_.experts),
+        chosen_(reinterpret_cast<int32_t*>(group_scores_ + rule_.groups)) {}
+
+  // What need not wait for earlier kernels.
+  __device__ __forceinline__ void LoadBias(const float* bias) const {
+    for (int i = Lane(); i < rule_.experts; i += 32) keys_[i] = bias == nullptr ? 0.0f : bias[i];
+  }
+
+  // Chooses `experts` and `weights`, (rule.used) of global memory.
+  __device__ __forceinline__ void Choose(int32_t* experts, float* weights) const {
+    if (!is_token_) {
+      for (int i = Lane(); i < rule_.used; i += 32) {
+        chosen_[i] = experts[i] = -1;
+        weights[i] = 0;
+      }
+      return;
+    }
+    ScoreExperts();
+    if (rule_.used_groups < rule_.groups) KeepBestGroups(rule_, keys_, group_scores_);
+    TakeBest();
+    if (rule_.gating == ExpertGating::kSoftmaxOfChosen) SoftmaxByWarp(keys_, rule_.used);
+    float scale = rule_.scale;
+    if (rule_.normalize) {
+      float sum = 0;
+      for (int i = Lane(); i < rule_.used; i += 32) sum += keys_[i];
+      sum = SumOverWarp(sum);
+      scale /= sum < kSmallestSum ? kSmallestSum : sum;  // not fmaxf, which would lose NaN
+    }
+    for (int i = Lane(); i < rule_.used; i += 32) {
+      experts[i] = chosen_[i];
+      weights[i] = keys_[i] * scale;
+    }
+  }
+  // The chosen experts, in shared memory.
+  __device__ __forceinline__ const int32_t* chosen() const { return chosen_; }
+
+ private:
+  static __device__ __forceinline__ int Lane() { return threadIdx.x % 32; }
+
+  // Fills scores_, and keys_ with what the choice goes by.
+  __device__ __forceinline__ void ScoreExperts() const {
+    float logits[kPerLane];  // all asked for at once
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = Lane() + 32 * j;
+      logits[j] = i < rule_.experts ? logits_[i] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = Lane() + 32 * j;
+      if (i >= rule_.experts) continue;
+      const float sigmoid = 1.0f / (1.0f + expf(-logits[j]));
+      scores_[i] = rule_.gating == ExpertGating::kSigmoid ? sigmoid : logits[j];
+    }
+    __syncwarp();
+    if (rule_.gating == ExpertGating::kSoftmax) SoftmaxByWarp(scores_, rule_.experts);
+    for (int i = Lane(); i < rule_.experts; i += 32) {
+      const float key = scores_[i] + keys_[i];
+      keys_[i] = isnan(key) ? Lowest() : key;
+    }
+    __syncwarp();
+  }
+
+  // Fills chosen_, best first, and the front of keys_ with the chosen ones' scores.
+  __device__ __forceinline__ void TakeBest() const {
+    uint32_t orders[kPerLane];
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const int i = Lane() + 32 * j;
+      orders[j] = i < rule_.experts && !isnan(keys_[i]) ? Order(keys_[i]) : kNotRanked;
+    }
+    __syncwarp();  // the keys' memory is about to be used for something else
+    for (int k = 0; k < rule_.used; ++k) {
+      // As a tournament, in which of equals the smaller j wins.
+      uint32_t order[kPerLane], at[kPerLane];
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        order[j] = orders[j];
+        at[j] = j;
+      }
+#pragma unroll
+      for (int width = kPerLane / 2; width > 0; width /= 2) {
+#pragma unroll
+        for (int j = 0; j < width; ++j) {
+          const bool later = order[j + width] > order[j] ||
+                             (order[j + width] == order[j] && at[j + width] < at[j]);
+          order[j] = later ? order[j + width] : order[j];
+          at[j] = later ? at[j + width] : at[j];
+        }
+      }
+      const Ranked best = BestOfWarp({order[0], Lane() + 32 * at[0]});
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        if (Lane() + 32 * j == best.index) orders[j] = kNotRanked;
+      }
+      if (Lane() == 0) {
+        chosen_[k] = static_cast<int32_t>(best.index);
+        keys_[k] = scores_[best.index];
+      }
+    }
+    __syncwarp();
+  }
+
+  const RoutingRule& rule_;
+  const float* const logits_;
+  const bool is_token_;
+  float* const scores_;        // (experts)
+  float* const keys_;          // (experts)
+  float* const group_scores_;  // (groups)
+  int32_t* const chosen_;      // (used)
+};
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_MOE_CHOOSE_EXPERTS_CUH_
