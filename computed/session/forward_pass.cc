@@ -104,9 +104,7 @@ void ForwardPass::PlanStretches(bool large) {
   std::vector<Stretch>& stretches = stretches_[large];
   const int first_index = large ? static_cast<int>(stretches_[false].size()) : 0;
   for (int part = 0; part < static_cast<int>(parts.size()); ++part) {
-    // A step without logits ends before the head.
-    const bool begins = part == 0 || part == architecture_.shape().layers + 1 || standalone(part) ||
-                        standalone(part - 1);
+    const bool begins = part == 0 || standalone(part) || standalone(part - 1);
     if (begins) stretches.push_back({part, part, first_index + static_cast<int>(stretches.size())});
     stretches.back().end = part + 1;
   }
@@ -128,8 +126,10 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
   const bool with_head = !batch.logit_rows.empty();
   backend_.BeginStep(batch);
   loader_.BeginStep(batch.rows(), with_head, deadline);
-  for (const Stretch& stretch : stretches_[loader_.IsLarge(batch.rows())]) {
-    if (stretch.first > architecture_.shape().layers && !with_head) break;
+  for (Stretch stretch : stretches_[loader_.IsLarge(batch.rows())]) {
+    // A step without logits ends before the head.
+    if (!with_head) stretch.end = std::min(stretch.end, architecture_.shape().layers + 1);
+    if (stretch.first >= stretch.end) break;
     for (int part = stretch.first; part < stretch.end; ++part) {
       const Trace::Span span(trace_, "weights", "wait", part);
       absl::StatusOr<const LayerWeights*> weights = loader_.Acquire(part, deadline);
@@ -186,9 +186,11 @@ void ForwardPass::RunHeadPart(int part, const LayerWeights& weights, const StepB
                               const StepActivations& step) {
   const TransformerShape& shape = architecture_.shape();
   const int rows = static_cast<int>(batch.logit_rows.size());
-  const Matrix input = head_input_.Rows(rows);
+  // Where all rows' logits are wanted, nobody needs the residual any more.
+  const bool all_rows = rows == batch.rows();
+  const Matrix input = all_rows ? step.residual : head_input_.Rows(rows);
   if (part == shape.layers + 1) {
-    backend_.GatherLogitRows(step.residual, input);
+    if (!all_rows) backend_.GatherLogitRows(step.residual, input);
     backend_.RmsNorm(input, weights[kOutputNorm], shape.norm_epsilon, input);
   }
   // The part's rows of the head are columns of the logits.

@@ -42,6 +42,9 @@ class AttentionBatch {
   const int32_t* pages() { return pages_.data(); }
   KvLayer layer();
   AttentionSpec spec();
+  // The cache as it is now.
+  std::vector<__half> keys() const { return keys_.ToHost(); }
+  std::vector<__half> values() const { return values_.ToHost(); }
 
   // One entry a row, in a shuffled order, with a row at a negative position among them.
   const std::vector<DecodeRow>& decode_rows() const { return decode_rows_; }

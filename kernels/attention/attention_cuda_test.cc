@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <memory>
+#include <random>
 #include <vector>
 
 #include "kernels/attention/attention_batch_for_test.h"
@@ -129,6 +132,117 @@ TEST_F(AttentionCudaTest, DecodeOfLongSequences) {
     for (int multiprocessors : {1, 132}) {
       ExpectDecode(shape, {{2999, 1}, {5, 1}, {2016, 1}},
                    ChooseDecodeSplits(3, shape.heads, shape.kv_heads, multiprocessors));
+    }
+  }
+}
+
+std::vector<float> RandomFloats(size_t n, int seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 1.0f);
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+template <class T>
+bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// Queries, keys and values of a batch's rows as RotateAndStoreKv takes them.
+class Rotation {
+ public:
+  Rotation(AttentionBatch& batch, const AttentionShape& shape, RopeStyle style, bool normalize)
+      : q_(batch.rows() * batch.q_stride()),
+        k_(RandomFloats(batch.rows() * shape.kv_heads * shape.key_dim, 1)),
+        v_(RandomFloats(batch.rows() * shape.kv_heads * shape.value_dim, 2)),
+        norm_(RandomFloats(shape.key_dim, 3)) {
+    CheckCuda(
+        cudaMemcpy(q_.data(), batch.Rows(nullptr).q, 4 * q_.size(), cudaMemcpyDeviceToDevice));
+    const int pairs = shape.key_dim / 2 - (normalize ? 1 : 0);
+    std::vector<float2> angles;
+    for (int i = 0; i < batch.rows() * pairs; ++i) {
+      angles.push_back(make_float2(std::cos(0.1f * i), std::sin(0.1f * i)));
+    }
+    angles_ = std::make_unique<DeviceArray<float2>>(angles);
+    std::vector<int32_t> positions(batch.rows(), -1), row_pages(batch.rows(), 0);
+    for (const DecodeRow& row : batch.decode_rows()) {
+      if (row.position < 0) continue;
+      positions[row.row] = row.position;
+      row_pages[row.row] = row.pages;
+    }
+    positions_ = std::make_unique<DeviceArray<int32_t>>(positions);
+    row_pages_ = std::make_unique<DeviceArray<int32_t>>(row_pages);
+    arguments_ = {.q = q_.data(),
+                  .q_stride = batch.q_stride(),
+                  .k = k_.data(),
+                  .k_stride = shape.kv_heads * shape.key_dim,
+                  .v = v_.data(),
+                  .v_stride = shape.kv_heads * shape.value_dim,
+                  .rows = batch.rows(),
+                  .heads = shape.heads,
+                  .layer = batch.layer(),
+                  .normalize = normalize,
+                  .q_norm = norm_.data(),
+                  .k_norm = nullptr,
+                  .eps = 1e-6f,
+                  .style = style,
+                  .pairs = pairs,
+                  .angles = angles_->data(),
+                  .positions = positions_->data(),
+                  .row_pages = row_pages_->data(),
+                  .pages = batch.pages()};
+  }
+
+  const RotateAndStore& arguments() const { return arguments_; }
+
+ private:
+  DeviceArray<float> q_, k_, v_, norm_;
+  std::unique_ptr<DeviceArray<float2>> angles_;
+  std::unique_ptr<DeviceArray<int32_t>> positions_, row_pages_;
+  RotateAndStore arguments_;
+};
+
+// With the rotation in the same launch, results and cache have the bits of two launches.
+TEST_F(AttentionCudaTest, DecodeRotatesAndStores) {
+  const AttentionShape shapes[] = {
+      {8, 2, 128, 128},  {14, 2, 64, 64, 50, true},
+      {12, 1, 128, 128}, {20, 1, 32, 64},
+      {4, 1, 256, 256},  {3, 3, 80, 80},
+      {4, 2, 64, 128},   {2, 2, 6, 10},
+      {2, 1, 250, 254},  {40, 1, 128, 128, 0, true},
+  };
+  const std::vector<SequenceEnd> sequences = {{0, 1},  {1, 1},   {31, 1},  {32, 1}, {63, 1},
+                                              {64, 1}, {127, 1}, {300, 1}, {517, 1}};
+  for (const AttentionShape& shape : shapes) {
+    for (const DecodeSplits& splits :
+         {DecodeSplits{1, 1}, DecodeSplits{7, 2}, DecodeSplits{64, 1}}) {
+      SCOPED_TRACE(Describe(shape) + ", splits " + std::to_string(splits.splits));
+      const bool normalize = splits.splits != 7;
+      const RopeStyle style = splits.splits == 1 ? RopeStyle::kNormal : RopeStyle::kNeox;
+      std::vector<float> results[2];
+      std::vector<__half> keys[2], values[2];
+      for (const bool at_once : {false, true}) {
+        AttentionBatch batch(shape, sequences, 11);
+        Rotation rotation(batch, shape, style, normalize);
+        DeviceArray<DecodeRow> rows(batch.decode_rows());
+        Workspace workspace(shape, static_cast<int>(rows.size()), splits);
+        DeviceArray<float> out(batch.rows() * batch.out_stride());
+        AttentionRows tensors = batch.Rows(out.data());
+        tensors.q = rotation.arguments().q;
+        if (!at_once) RotateAndStoreKv(rotation.arguments(), nullptr);
+        DecodeAttention(tensors, rows.data(), static_cast<int>(rows.size()), batch.pages(),
+                        batch.layer(), batch.spec(), splits, workspace.Get(),
+                        at_once ? &rotation.arguments() : nullptr, nullptr);
+        ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+        results[at_once] = out.ToHost();
+        keys[at_once] = batch.keys();
+        values[at_once] = batch.values();
+        workspace.ExpectCountersZero();
+      }
+      ASSERT_TRUE(SameBits(results[0], results[1]));
+      ASSERT_TRUE(SameBits(keys[0], keys[1]));
+      ASSERT_TRUE(SameBits(values[0], values[1]));
     }
   }
 }

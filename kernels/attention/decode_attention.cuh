@@ -146,7 +146,7 @@ __device__ __forceinline__ void PlaceFresh(const DecodeFresh<kDims>& fresh, int 
 }
 
 // What RotateAndStoreKv does, of the queries of a block (to `queries`, rows kDims + 4 apart) and,
-// in the block that has the row's own position, of its key and value.
+// in the block that has the row's own position, of its key and value. Waits for earlier kernels.
 template <int kDims>
 __device__ __forceinline__ void RotateOwn(const DecodeArguments& a, const DecodeRow& row,
                                           const int32_t* pages, int kv_head, int first_head,
@@ -159,11 +159,12 @@ __device__ __forceinline__ void RotateOwn(const DecodeArguments& a, const Decode
   // By the warps that have the fewest heads.
   const bool makes_key = share.MakesLast() && warp == kDecodeWarps - 1;
   const bool makes_value = share.MakesLast() && warp == kDecodeWarps - 2;
-  HeadRotation<kRounds> key;
+  HeadRotation<kRounds> query, key;
   float2 value[kRounds];
-  if (makes_key) {
-    key.Load(r, row.row, r.k + row.row * r.k_stride + kv_head * layer.key_dim, r.k_norm);
-  }
+  query.LoadWeights(r, r.q_norm);
+  if (makes_key) key.LoadWeights(r, r.k_norm);
+  AwaitEarlierKernels();
+  if (makes_key) key.Load(r, row.row, r.k + row.row * r.k_stride + kv_head * layer.key_dim);
   if (makes_value) {
     const auto* from =
         reinterpret_cast<const float2*>(r.v + row.row * r.v_stride + kv_head * layer.value_dim);
@@ -175,10 +176,9 @@ __device__ __forceinline__ void RotateOwn(const DecodeArguments& a, const Decode
   }
 #pragma unroll 1
   for (int head = warp; head < heads; head += kDecodeWarps) {
-    HeadRotation<kRounds> query;
     const float* from = r.q + row.row * r.q_stride + (first_head + head) * layer.key_dim;
     float* const to = queries + head * (kDims + 4);
-    query.Load(r, row.row, from, r.q_norm);
+    query.Load(r, row.row, from);
     query.Finish(r, [to](int i, float element) { to[i] = element; });
   }
   if (!makes_key && !makes_value) return;
@@ -367,18 +367,18 @@ __device__ __forceinline__ void AttendShare(const DecodeArguments& a, const Deco
     LoadKeys<kDims, kExact>(a.layer, page, kv_head, key, share, keys);
     if (kValuesAhead) LoadValues<kDims, kExact>(a.layer, page, kv_head, key, share, values);
   };
-  if (rotates) load_first();
-  AwaitEarlierKernels();
   const int key_dim = a.layer.key_dim;
   const float* q = a.rows.q + row.row * a.rows.q_stride + first_head * key_dim;
   int q_stride = key_dim;
   if (rotates) {
     float* const rotated = &shared.values[0][0][0];
+    load_first();
     RotateOwn(a, row, pages, kv_head, first_head, heads, share, rotated, shared.fresh);
     q = rotated;
     q_stride = kDims + 4;
     __syncthreads();
   } else {
+    AwaitEarlierKernels();
     load_first();
   }
   PackQueries<kDims, kTiles, kExact>(q, q_stride, heads, key_dim, a.spec.scale * kLog2E,
@@ -430,6 +430,65 @@ __device__ __forceinline__ void WriteDecoded(const DecodeArguments& a, int64_t r
   }
 }
 
+// Elements [from, from + kWidth) of a block's part of a head.
+template <int kWidth>
+__device__ __forceinline__ DecodeElements<kWidth> LoadPart(const DecodeArguments& a, int64_t part,
+                                                           int from) {
+  const float* at = a.workspace.partials + part * a.layer.value_dim + from;
+  DecodeElements<kWidth> elements;
+  if constexpr (kWidth == 4) {
+    *reinterpret_cast<float4*>(elements.v) = __ldcg(reinterpret_cast<const float4*>(at));
+  } else {
+    *reinterpret_cast<float2*>(elements.v) = __ldcg(reinterpret_cast<const float2*>(at));
+  }
+  return elements;
+}
+
+// MergeShares of few shares: each thread weighs them itself, so that all that it takes is asked for
+// at once and nobody waits for others.
+inline constexpr int kFewShares = 16;
+template <int kWidth>
+__device__ __forceinline__ void MergeFewShares(const DecodeArguments& a, int64_t row,
+                                               int first_head, int heads, int active) {
+  const int64_t first =
+      (static_cast<int64_t>(blockIdx.z) * a.spec.heads + first_head) * a.splits.splits;
+  const int pieces = a.layer.value_dim / kWidth;
+  for (int begin = 0; begin < heads * pieces; begin += blockDim.x) {
+    const int i = begin + threadIdx.x;
+    const bool valid = i < heads * pieces;
+    const int head = valid ? i / pieces : 0, from = valid ? i % pieces * kWidth : 0;
+    const int64_t part = first + head * a.splits.splits;
+    float2 softmax[kFewShares];
+    DecodeElements<kWidth> elements[kFewShares];
+#pragma unroll
+    for (int split = 0; split < kFewShares; ++split) {
+      softmax[split] = make_float2(MinusInfinity(), 0);
+      elements[split] = {};
+      if (split >= active) continue;
+      softmax[split] = __ldcg(a.partial_softmax + part + split);
+      elements[split] = LoadPart<kWidth>(a, part + split, from);
+    }
+    float sink = MinusInfinity();
+    if (a.spec.sinks != nullptr) sink = a.spec.sinks[first_head + head] * kLog2E;
+    float largest = sink;
+#pragma unroll
+    for (int split = 0; split < kFewShares; ++split) largest = fmaxf(largest, softmax[split].x);
+    float sum = Exp2(sink - largest);
+    DecodeElements<kWidth> total = {};
+#pragma unroll
+    for (int split = 0; split < kFewShares; ++split) {
+      const float factor = Exp2(softmax[split].x - largest);
+      sum += factor * softmax[split].y;
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) total.v[e] += factor * elements[split].v[e];
+    }
+    const float inverse = 1.0f / sum;
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) total.v[e] *= inverse;
+    WriteDecoded<kWidth>(a, row, first_head + head, valid ? from : i % 8 * kWidth, valid, total);
+  }
+}
+
 // The last block of a row and tile to finish merges what all of them left.
 template <int kWidth>
 __device__ __forceinline__ void MergeShares(const DecodeArguments& a, int64_t row, int first_head,
@@ -461,25 +520,19 @@ __device__ __forceinline__ void MergeShares(const DecodeArguments& a, int64_t ro
     factors[head][lane + 32] = high_factor * inverse;
   }
   __syncthreads();
-  const int value_dim = a.layer.value_dim, pieces = value_dim / kWidth;
+  const int pieces = a.layer.value_dim / kWidth;
   for (int begin = 0; begin < heads * pieces; begin += blockDim.x) {
     const int i = begin + threadIdx.x;
     const bool valid = i < heads * pieces;
     const int head = valid ? i / pieces : 0, from = valid ? i % pieces * kWidth : 0;
-    const float* partial = a.workspace.partials + (first + head * a.splits.splits) * value_dim;
+    const int64_t part = first + head * a.splits.splits;
     DecodeElements<kWidth> total = {};
 #pragma unroll 8
     for (int split = 0; split < active; ++split) {
-      const float* at = partial + split * value_dim + from;
-      DecodeElements<kWidth> part;
-      if constexpr (kWidth == 4) {
-        *reinterpret_cast<float4*>(part.v) = __ldcg(reinterpret_cast<const float4*>(at));
-      } else {
-        *reinterpret_cast<float2*>(part.v) = __ldcg(reinterpret_cast<const float2*>(at));
-      }
+      const DecodeElements<kWidth> elements = LoadPart<kWidth>(a, part + split, from);
       const float factor = factors[head][split];
 #pragma unroll
-      for (int e = 0; e < kWidth; ++e) total.v[e] += factor * part.v[e];
+      for (int e = 0; e < kWidth; ++e) total.v[e] += factor * elements.v[e];
     }
     WriteDecoded<kWidth>(a, row, first_head + head, valid ? from : i % 8 * kWidth, valid, total);
   }
@@ -549,10 +602,21 @@ __device__ __forceinline__ void MergeWarps(const DecodeArguments& a, int64_t row
   }
 }
 
+// atomicInc. What the block has written before, all threads of it, is seen by blocks that find it
+// counted, as what they wrote is by this one: cheaper than a fence in every thread.
+__device__ __forceinline__ unsigned int IncrementForAll(unsigned int* counter, unsigned int most) {
+  unsigned int old;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(counter), "r"(most)
+               : "memory");
+  return old;
+}
+
 // Grid: (splits, kv_heads * tiles, rows). kExact: key_dim and value_dim are kDims; else they are
 // smaller or equal.
 template <int kDims, int kTiles, bool kExact>
-__global__ void __launch_bounds__(32 * kDecodeWarps)
+__global__ void __launch_bounds__(32 * kDecodeWarps, kTiles == 1 && kDims <= 128 ? 4 : 1)
     DecodeKernel(const __grid_constant__ DecodeArguments a) {
   LetLaterKernelsBegin();
   constexpr int kWidth = kExact ? 4 : 2;
@@ -564,10 +628,10 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   if (has_work) {
     const KvLayer& layer = a.layer;
     const int32_t* pages = a.pages + row.pages;
-    PrefetchPages(layer.keys, pages, layer.kv_heads, kv_head, layer.key_dim, share.begin,
-                  share.end);
-    PrefetchPages(layer.values, pages, layer.kv_heads, kv_head, layer.value_dim, share.begin,
-                  share.end);
+    // But for those that AttendShare asks for itself before it has to wait.
+    const int behind = share.begin + (a.rotation.rows > 0 ? kDecodeWarps * kDecodeKeys : 0);
+    PrefetchPages(layer.keys, pages, layer.kv_heads, kv_head, layer.key_dim, behind, share.end);
+    PrefetchPages(layer.values, pages, layer.kv_heads, kv_head, layer.value_dim, behind, share.end);
   }
   if (!has_work) {
     AwaitEarlierKernels();
@@ -586,17 +650,18 @@ __global__ void __launch_bounds__(32 * kDecodeWarps)
   MergeWarps<kDims, kTiles, kWidth>(a, row.row, first_head, heads, share, state, shared);
   if (share.active == 1) return;
 
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     // It wraps to zero, ready for the next launch.
     const unsigned int others = share.active - 1;
     unsigned int* counter = a.workspace.counters + blockIdx.z * gridDim.y + blockIdx.y;
-    shared.last = atomicInc(counter, others) == others;
+    shared.last = IncrementForAll(counter, others) == others;
   }
   __syncthreads();
   if (!shared.last) return;
-  __threadfence();
+  if (share.active <= kFewShares) {
+    return MergeFewShares<kWidth>(a, row.row, first_head, heads, share.active);
+  }
   MergeShares<kWidth>(a, row.row, first_head, heads, share.active, shared.factors);
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/matmul/paired_matvec_cuda.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/matmul/quantized_matvec_cuda.h"
+#include "kernels/ops/norm_cuda.h"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -31,7 +32,8 @@ struct SameType {
 
 // The parts of the workspace, as offsets into it.
 struct MatMul::Layout {
-  size_t q[2] = {}, scale[2] = {}, half_x = 0, row_scale = 0, weight = 0, cublas = 0;
+  size_t q[2] = {}, scale[2] = {}, squares[2] = {}, half_x = 0, row_scale = 0, weight = 0,
+         cublas = 0;
   size_t bytes = 0;
 
   explicit Layout(const MatMulConfig& config) {
@@ -40,6 +42,7 @@ struct MatMul::Layout {
     for (int i = 0; i < 2; ++i) {
       q[i] = Add(quantized_rows * cols);
       scale[i] = Add(quantized_rows * (cols / 32) * sizeof(float2));
+      if (quantized_rows > 0) squares[i] = Add(cols / 32 * sizeof(float));
     }
     if (config.cublas == nullptr) return;
     const size_t rows = static_cast<size_t>(config.max_rows);
@@ -80,6 +83,7 @@ std::unique_ptr<MatMul> MatMul::Create(const MatMulConfig& config, void* memory,
   for (int i = 0; i < 2; ++i) {
     out->quantized_[i].q = reinterpret_cast<int8_t*>(base + layout.q[i]);
     out->quantized_[i].scale = reinterpret_cast<float2*>(base + layout.scale[i]);
+    out->squares_[i] = reinterpret_cast<float*>(base + layout.squares[i]);
   }
   if (config.cublas != nullptr) {
     const HalfMatMul::Memory half = {reinterpret_cast<__half*>(base + layout.half_x),
@@ -98,11 +102,18 @@ bool MatMul::Supports(quant::TensorType type) {
   return IsQuantizedMatVecType(type) || IsFloatMatVecType(type);
 }
 
-QuantizedRows MatMul::PrepareQuantized(int n, int64_t cols) const {
-  QuantizedRows out;
-  if (IsQuantized(n)) out = quantized_[current_];
-  out.columns = cols;
-  return out;
+QuantizedRows MatMul::PrepareQuantized(int n, int64_t cols) {
+  deferred_ = nullptr;
+  return Input(n, cols);
+}
+
+QuantizedRows MatMul::Input(int n, int64_t cols) const {
+  QuantizedRows rows;
+  if (IsQuantized(n)) rows = quantized_[current_];
+  rows.columns = cols;
+  rows.squares = deferred_;
+  rows.eps = deferred_eps_;
+  return rows;
 }
 
 // One launch for up to kMaxMatVecMatrices outputs of the same type, or of two types where there is
@@ -110,7 +121,7 @@ QuantizedRows MatMul::PrepareQuantized(int n, int64_t cols) const {
 const char* MatMul::RunMatVec(const float* x, int64_t x_stride, int n, bool already_quantized,
                               std::span<const MatMulOutput> outputs, cudaStream_t stream) {
   const int64_t cols = outputs[0].cols;
-  const QuantizedRows rows = PrepareQuantized(n, cols);
+  const QuantizedRows rows = already_quantized ? Input(n, cols) : PrepareQuantized(n, cols);
   std::vector<SameType> launches;
   bool quantized = already_quantized;
   for (const MatMulOutput& output : outputs) {
@@ -165,9 +176,40 @@ bool MatMul::RunGated(const MatMulOutput& gate, const MatMulOutput& up, cudaStre
   QuantizedRows out = quantized_[1 - current_];
   out.columns = gate.rows;
   const bool done = GateMatVec(gate.type, {gate.weight, up.weight, gate.rows, gate.y, out},
-                               PrepareQuantized(1, gate.cols), stream);
-  if (done) current_ = 1 - current_;
-  return done;
+                               Input(1, gate.cols), stream);
+  if (!done) return false;
+  current_ = 1 - current_;
+  deferred_ = nullptr;
+  return true;
+}
+
+bool MatMul::CanDeferNorm(int64_t cols) const {
+  return IsQuantized(1) && cols % 32 == 0 && cols <= max_cols_;
+}
+
+void MatMul::RunDeferredNorm(float* residual, const float* x, int64_t cols, const float* norm,
+                             float eps, cudaStream_t stream) {
+  AddDeferredNorm(residual, x, norm, PrepareQuantized(1, cols), squares_[current_], stream);
+  deferred_ = squares_[current_];
+  deferred_eps_ = eps;
+}
+
+bool MatMul::CanRunNormed(const MatMulOutput& product) const {
+  return CanDeferNorm(product.rows) &&
+         CanMultiplyNormed(product.type, product.weight, product.rows);
+}
+
+void MatMul::RunNormed(const MatMulOutput& product, float* residual, const float* norm, float eps,
+                       cudaStream_t stream) {
+  const int next = 1 - current_;
+  QuantizedRows out = quantized_[next];
+  out.columns = product.rows;
+  MultiplyNormed(product.type,
+                 {product.weight, product.rows, product.bias, residual, norm, out, squares_[next]},
+                 Input(1, product.cols), stream);
+  current_ = next;
+  deferred_ = squares_[next];
+  deferred_eps_ = eps;
 }
 
 }  // namespace gguf_offload::cuda

@@ -63,7 +63,7 @@ class MatMul {
 
   // Where whoever produces activations may write them in 8 bits himself, for the next call of Run.
   // Null pointers if n tokens are not multiplied in 8 bits.
-  QuantizedRows PrepareQuantized(int n, int64_t cols) const;
+  QuantizedRows PrepareQuantized(int n, int64_t cols);
 
   // For each output: y[i][r] = sum over c of weight[r][c] * x[i][c], plus bias[r]. All outputs have
   // the same number of columns. x: (n, cols) with a row stride of x_stride floats; if
@@ -79,19 +79,37 @@ class MatMul {
   [[nodiscard]] bool RunGated(const MatMulOutput& gate, const MatMulOutput& up,
                               cudaStream_t stream);
 
+  // residual += x, where x is not null. Afterwards PrepareQuantized's memory holds, for the next
+  // products with 8-bit activations and for nobody else, the residual's norm: residual /
+  // rms(residual) * norm. For one row; where CanDeferNorm says so.
+  void RunDeferredNorm(float* residual, const float* x, int64_t cols, const float* norm, float eps,
+                       cudaStream_t stream);
+  bool CanDeferNorm(int64_t cols) const;
+
+  // The same with the product of one row that PrepareQuantized's memory holds in place of x, in one
+  // launch, to the same bits; product.y is not written. Where CanRunNormed says so.
+  void RunNormed(const MatMulOutput& product, float* residual, const float* norm, float eps,
+                 cudaStream_t stream);
+  bool CanRunNormed(const MatMulOutput& product) const;
+
  private:
   struct Layout;
 
   MatMul() = default;
 
+  // What PrepareQuantized's memory holds.
+  QuantizedRows Input(int n, int64_t cols) const;
   const char* RunMatVec(const float* x, int64_t x_stride, int n, bool already_quantized,
                         std::span<const MatMulOutput> outputs, cudaStream_t stream);
 
   int max_rows_ = 0;
   int max_quantized_rows_ = 0;
   int64_t max_cols_ = 0;
-  QuantizedRows quantized_[2];        // (max_quantized_rows_, max_cols_): an input and an output
-  int current_ = 0;                   // of them, PrepareQuantized's
+  QuantizedRows quantized_[2];       // (max_quantized_rows_, max_cols_): an input and an output
+  int current_ = 0;                  // of them, PrepareQuantized's
+  float* squares_[2] = {};           // (max_cols_ / 32), of each
+  const float* deferred_ = nullptr;  // the current one's, if that is a norm of RunNormed
+  float deferred_eps_ = 0;
   std::unique_ptr<HalfMatMul> half_;  // null without cuBLAS
 };
 

@@ -15,6 +15,7 @@
 #include "kernels/matmul/device_matrix_for_test.h"
 #include "kernels/matmul/paired_matvec_cuda.h"
 #include "kernels/ops/activation_cuda.h"
+#include "kernels/ops/norm_cuda.h"
 #include "kernels/quant/device_array_for_test.h"
 #include "third_party/cuda/device_available.h"
 
@@ -295,6 +296,125 @@ TEST_F(MatMulCudaTest, TwoTypesAtOnce) {
                             place.matmul->PrepareQuantized(1, kCols), 1, nullptr));
     for (size_t i = 0; i < 2; ++i) EXPECT_EQ(products(both, i), products(first, i));
     EXPECT_EQ(products(both, 2), products(second, 0));
+  }
+}
+
+// What PrepareQuantized's memory holds.
+struct EightBits {
+  std::vector<int8_t> q;
+  std::vector<float2> scale;
+
+  explicit EightBits(const QuantizedRows& rows) : q(rows.columns), scale(rows.columns / 32) {
+    CheckCuda(cudaMemcpy(q.data(), rows.q, q.size(), cudaMemcpyDeviceToHost));
+    CheckCuda(cudaMemcpy(scale.data(), rows.scale, scale.size() * sizeof(float2),
+                         cudaMemcpyDeviceToHost));
+  }
+  bool operator==(const EightBits& other) const {
+    return q == other.q &&
+           memcmp(scale.data(), other.scale.data(), scale.size() * sizeof(float2)) == 0;
+  }
+};
+
+// A norm whose last step is left to the products gives what the whole norm gives, but for rounding;
+// and with the product before it in the same launch, the bits of two launches.
+TEST_F(MatMulCudaTest, DeferredNorms) {
+  struct Case {
+    int64_t rows, cols;
+    TensorType type;
+    size_t misalignment;
+    bool possible;
+  };
+  constexpr float kEps = 1e-5f;
+  // Columns that one, two and four warps share.
+  for (const Case& c :
+       {Case{96, 512, TensorType::kQ4_K, 0, true}, Case{256, 2304, TensorType::kQ4_K, 0, true},
+        Case{256, 8448, TensorType::kQ4_K, 0, true}, Case{96, 512, TensorType::kQ6_K, 0, false},
+        Case{80, 512, TensorType::kQ4_K, 0, false}, Case{96, 512, TensorType::kQ4_K, 8, false}}) {
+    SCOPED_TRACE(c.rows);
+    Workplace place(Config(Precision::kInt8, 1, 8448));
+    ASSERT_NE(place.matmul, nullptr) << place.error;
+    MatMul& matmul = *place.matmul;
+    DeviceArray<float> x(MakeActivations(1, c.cols, c.cols, 5));
+    const std::vector<float> residual = MakeActivations(1, c.rows, c.rows, 6);
+    DeviceArray<float> norm(MakeActivations(1, c.rows, c.rows, 7));
+    Outputs product;
+    product.Add(MakeMatrix(c.type, c.rows, c.cols, 1, c.misalignment), 1, true);
+    // Where all its blocks run at once.
+    int multiprocessors = 0;
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0);
+    const bool with_product = c.possible && c.rows / 32 <= multiprocessors;
+    ASSERT_EQ(matmul.CanRunNormed(product.outputs[0]), with_product);
+    ASSERT_EQ(matmul.CanDeferNorm(c.rows), c.rows % 32 == 0);
+    if (c.rows % 32 != 0) continue;
+    const bool whole_blocks = c.rows % 256 == 0;
+    Outputs next;
+    for (TensorType type : {TensorType::kQ4_K, TensorType::kQ6_K, TensorType::kQ8_0}) {
+      if (type != TensorType::kQ8_0 && !whole_blocks) continue;
+      next.Add(MakeMatrix(type, 40, c.rows, 2), 1, type == TensorType::kQ6_K);
+    }
+    Outputs gated;
+    for (uint32_t seed : {3, 4}) {
+      if (whole_blocks) gated.Add(MakeMatrix(TensorType::kQ4_K, 8448, c.rows, seed), 1, false);
+    }
+
+    enum { kWhole, kDeferred, kWithProduct };
+    std::vector<std::vector<float>> results[3];
+    std::vector<float> sums[3];
+    std::vector<EightBits> norms;
+    for (int way : {kWhole, kDeferred, kWithProduct}) {
+      if (way == kWithProduct && !with_product) continue;
+      DeviceArray<float> sum(residual), hidden(c.rows);
+      const auto make = [&] {
+        CheckCuda(cudaMemcpy(sum.data(), residual.data(), 4 * c.rows, cudaMemcpyHostToDevice));
+        ASSERT_EQ(matmul.Run(x.data(), c.cols, 1, false, product.outputs, nullptr), nullptr);
+        const MatMulOutput& of = product.outputs[0];
+        if (way == kWhole) {
+          AddRmsNorm(sum.data(), c.rows, of.y, c.rows, norm.data(), kEps, 1, c.rows, hidden.data(),
+                     c.rows, matmul.PrepareQuantized(1, c.rows), nullptr);
+        } else if (way == kDeferred) {
+          matmul.RunDeferredNorm(sum.data(), of.y, c.rows, norm.data(), kEps, nullptr);
+        } else {
+          matmul.RunNormed(of, sum.data(), norm.data(), kEps, nullptr);
+        }
+      };
+      make();
+      for (const MatMulOutput& output : next.outputs) {
+        ASSERT_EQ(matmul.Run(nullptr, 0, 1, true, {&output, 1}, nullptr), nullptr);
+      }
+      for (const auto& y : next.ys) results[way].push_back(y->ToHost());
+      // All of them at once.
+      ASSERT_EQ(matmul.Run(nullptr, 0, 1, true, next.outputs, nullptr), nullptr);
+      for (const auto& y : next.ys) results[way].push_back(y->ToHost());
+      if (whole_blocks) {
+        ASSERT_TRUE(matmul.RunGated(gated.outputs[0], gated.outputs[1], nullptr));
+        results[way].push_back(gated.ys[0]->ToHost());
+      }
+      sums[way] = sum.ToHost();
+      make();
+      norms.emplace_back(matmul.PrepareQuantized(1, c.rows));
+    }
+    EXPECT_EQ(sums[kWhole], sums[kDeferred]);
+    if (with_product) {
+      EXPECT_EQ(sums[kDeferred], sums[kWithProduct]);
+      EXPECT_TRUE(norms[kDeferred] == norms[kWithProduct]);
+      for (size_t i = 0; i < results[kDeferred].size(); ++i) {
+        EXPECT_EQ(memcmp(results[kDeferred][i].data(), results[kWithProduct][i].data(),
+                         4 * results[kDeferred][i].size()),
+                  0);
+      }
+    }
+    for (size_t i = 0; i < results[kWhole].size(); ++i) {
+      float largest = 0;
+      for (float value : results[kWhole][i]) {
+        if (!std::isnan(value)) largest = std::max(largest, std::abs(value));
+      }
+      ASSERT_GT(largest, 0);
+      for (size_t r = 0; r < results[kWhole][i].size(); ++r) {
+        const float expected = results[kWhole][i][r], value = results[kDeferred][i][r];
+        if (std::isnan(expected)) continue;  // beyond the rows
+        ASSERT_TRUE(std::abs(value - expected) <= 5e-3f * largest) << i << " " << r;
+      }
+    }
   }
 }
 

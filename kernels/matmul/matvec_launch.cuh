@@ -119,11 +119,11 @@ __device__ __forceinline__ MatVecTask FindMatVecTask(const MatVecLaunch& launch,
   return task;
 }
 
-// Adds up the lanes' sums (and those of the warps that share the rows) and stores the products. All
-// threads of the block call it.
+// Adds up the lanes' sums (and those of the warps that share the rows) and stores the products
+// times `factor`. All threads of the block call it.
 template <int kRows, int kColumns>
 __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const MatVecTask& task,
-                                             float (&sums)[kRows][kColumns]) {
+                                             float (&sums)[kRows][kColumns], float factor = 1) {
   constexpr int kSums = kRows * kColumns;
   static_assert(kSums <= 32);
   __shared__ float parts[kMatVecWarps][kSums];
@@ -151,7 +151,7 @@ __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const M
   const int column = task.first_column + lane % kColumns;
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
   if (lane < kSums && row < matrix.rows && column < launch.n) {
-    if (matrix.bias != nullptr) sum += matrix.bias[row];
+    sum = fmaf(sum, factor, matrix.bias != nullptr ? matrix.bias[row] : 0.0f);
     matrix.y[column * matrix.y_stride + row] = sum;
   }
 }

@@ -1,6 +1,7 @@
 #include "kernels/matmul/paired_matvec_cuda.h"
 
 #include <algorithm>
+#include <cassert>
 
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/quantized_matvec.cuh"
@@ -108,6 +109,7 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
   };
   begin(first_block);
   AwaitEarlierKernels();  // with the first weights on their way
+  const float squares = kColumns == 1 ? LoadSquares(x) : 0.0f;
 #pragma unroll 1
   for (unsigned block = first_block; block < blocks; block += step) {
     float sums[kRows][kColumns] = {};
@@ -130,7 +132,7 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
     }
     const MatVecTask done = task;
     if (block + step < blocks) begin(block + step);
-    FinishMatVec(launch, done, sums);
+    FinishMatVec(launch, done, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f);
   }
 }
 
@@ -205,7 +207,7 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
     ++asked_pass;
     begin_pass();
   };
-  float gate_sums[2] = {}, up_sums[2] = {};
+  float gate_sums[2] = {}, up_sums[2] = {}, squares = 0, factor = 1;
   int pass = 0, pair = lane;
   const auto take = [&](GatedWeights<kType>& weights) {
     if (pair < pairs) {
@@ -222,9 +224,11 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
     ask(weights);
     pair += 32;
     if (pair - lane < pairs) return;
+    if (pass == 0) factor = RowFactor(x, squares);  // which may have taken a while to come
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float value = SwiGluStep()(SumOverWarp(gate_sums[i]), SumOverWarp(up_sums[i]));
+      const float value =
+          SwiGluStep()(factor * SumOverWarp(gate_sums[i]), factor * SumOverWarp(up_sums[i]));
       if (lane == i) results[2 * (kGatedPasses * warp + pass) + i] = value;
       gate_sums[i] = up_sums[i] = 0;
     }
@@ -237,6 +241,7 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
   ask(first);
   ask(second);
   AwaitEarlierKernels();  // with the first weights on their way
+  squares = LoadSquares(x);
 #pragma unroll 1
   while (pass < kGatedPasses) {
     take(first);
@@ -246,6 +251,77 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
   if (warp != 0) return;
   a.out[int64_t{blockIdx.x} * 32 + lane] = results[lane];
   QuantizeGroup(results[lane], 0, blockIdx.x, a.quantized);
+}
+
+// A block makes a group of 32 outputs, a warp four. kSplit: what PairedMatVec would split the rows'
+// columns into; the parts' sums are added up as there, to the same bits.
+constexpr int kNormedWarps = 8;
+
+template <TensorType kType, int kSplit>
+__global__ void __launch_bounds__(32 * kNormedWarps)
+    NormedMatVecKernel(const __grid_constant__ NormedMatVec a, QuantizedRows x) {
+  using Decoder = PairDecoder<kType>;
+  LetLaterKernelsBegin();
+  constexpr int kRows = 32 / kNormedWarps;
+  __shared__ float results[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int pairs = static_cast<int>(x.columns / 64);
+  const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
+  PairRows<kType, kRows> rows;
+  rows.block = a.weight + (int64_t{blockIdx.x} * 32 + kRows * warp) * row_bytes +
+               lane / 4 * Decoder::kBlockBytes;
+  rows.in_block = lane % 4;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) rows.offset[i] = i * row_bytes;
+  int asked = lane, pair = lane;
+  const auto ask = [&](typename Decoder::Raw(&raw)[kRows]) {
+    if (asked < pairs) rows.Load(raw);
+    rows.Advance(1);
+    asked += 32;
+  };
+  const auto take = [&](typename Decoder::Raw(&raw)[kRows], float(&sums)[kRows]) {
+    if (pair < pairs) {
+      const ActivationPair activations = LoadActivationPair(x, 0, pair);
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const PairScales scales = Decoder::Scales(raw[i], rows.in_block);
+        AddPairProducts<Decoder>(raw[i], rows.in_block, scales, activations, sums[i]);
+      }
+    }
+    ask(raw);
+    pair += 32;
+  };
+  typename Decoder::Raw first[kRows], second[kRows];
+  ask(first);
+  ask(second);
+  const int64_t row = int64_t{blockIdx.x} * 32 + lane;
+  const float bias = a.bias != nullptr ? a.bias[row] : 0.0f;
+  const float weight = a.norm != nullptr ? a.norm[row] : 1.0f;
+  AwaitEarlierKernels();  // with the first weights on their way
+  const float squares = LoadSquares(x), residual = a.residual[row];
+  float sums[kSplit][kRows] = {};
+#pragma unroll 1
+  while (pair - lane < pairs) {
+#pragma unroll
+    for (int part = 0; part < kSplit; part += 2) {
+      take(first, sums[part]);
+      take(second, sums[kSplit == 1 ? 0 : part + 1]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    float sum = SumOverWarp(sums[0][i]);
+#pragma unroll
+    for (int part = 1; part < kSplit; ++part) sum += SumOverWarp(sums[part][i]);
+    if (lane == i) results[kRows * warp + i] = sum;
+  }
+  __syncthreads();
+  if (warp != 0) return;
+  const float value = residual + fmaf(results[lane], RowFactor(x, squares), bias);
+  a.residual[row] = value;
+  QuantizeGroup(value * weight, 0, blockIdx.x, a.quantized);
+  const float square = SumOverWarp(value * value);
+  if (lane == 0) a.squares[blockIdx.x] = square;
 }
 
 int Multiprocessors() {
@@ -343,6 +419,28 @@ bool MixedMatVec(std::span<const MatVecMatrix> paired, TensorType paired_type,
                     32 * kMatVecWarps, 0, stream, first, first_blocks, second, x);
   });
   return true;
+}
+
+bool CanMultiplyNormed(TensorType type, const uint8_t* weight, int64_t rows) {
+  // Blocks that had to wait for others would lose more than a norm takes.
+  return type == TensorType::kQ4_K && SixteenByteRows(weight) && rows % 32 == 0 &&
+         rows / 32 <= Multiprocessors();
+}
+
+void MultiplyNormed(TensorType type, const NormedMatVec& a, const QuantizedRows& x,
+                    cudaStream_t stream) {
+  assert(CanMultiplyNormed(type, a.weight, a.rows));
+  const auto run = [&](auto kernel) {
+    LaunchDependent(kernel, static_cast<unsigned>(a.rows / 32), 32 * kNormedWarps, 0, stream, a, x);
+  };
+  switch (ChoosePairedSplitBits(a.rows, x.columns)) {
+    case 0:
+      return run(NormedMatVecKernel<TensorType::kQ4_K, 1>);
+    case 1:
+      return run(NormedMatVecKernel<TensorType::kQ4_K, 2>);
+    default:
+      return run(NormedMatVecKernel<TensorType::kQ4_K, 4>);
+  }
 }
 
 bool GateMatVec(TensorType type, const GatedMatVec& a, const QuantizedRows& x,

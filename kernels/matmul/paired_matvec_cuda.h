@@ -44,6 +44,23 @@ struct GatedMatVec {
 bool GateMatVec(quant::TensorType type, const GatedMatVec& a, const QuantizedRows& x,
                 cudaStream_t stream);
 
+// A product that is added to a residual, whose norm the next products take.
+struct NormedMatVec {
+  const uint8_t* weight;  // (rows, columns of x)
+  int64_t rows;
+  const float* bias;        // (rows) or null
+  float* residual;          // (rows)
+  const float* norm;        // (rows), the norm's weights, or null
+  QuantizedRows quantized;  // (rows); other memory than x
+  float* squares;           // (rows / 32)
+};
+
+// residual += weight x + bias, for one row of x; `quantized` gets residual * norm and `squares`
+// what QuantizedRows::squares says, so that nobody waits for the sum of all.
+void MultiplyNormed(quant::TensorType type, const NormedMatVec& a, const QuantizedRows& x,
+                    cudaStream_t stream);
+bool CanMultiplyNormed(quant::TensorType type, const uint8_t* weight, int64_t rows);
+
 }  // namespace gguf_offload::cuda
 
 #endif  // KERNELS_MATMUL_PAIRED_MATVEC_CUDA_H_

@@ -194,6 +194,7 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
   const int groups = static_cast<int>(launch.cols / 32);
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
   float sums[kMatVecRows][kColumns] = {};
+  float squares = 0;
 
   LetLaterKernelsBegin();
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
@@ -216,6 +217,7 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
       AsyncCommit();
     }
     AwaitEarlierKernels();  // with the first weights on their way
+    if (kColumns == 1) squares = LoadSquares(x);
     int stage = 0;
     for (int chunk = task.part; chunk < chunks; chunk += step) {
       const int group = chunk * kChunkGroups + lane;
@@ -253,7 +255,7 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
   }
-  FinishMatVec(launch, task, sums);
+  FinishMatVec(launch, task, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f);
 }
 
 template <quant::TensorType kType, int kColumns>

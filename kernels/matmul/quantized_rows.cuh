@@ -23,6 +23,12 @@ struct QuantizedRows {
                             // .y: .x * sum of the group's q
   int64_t columns = 0;      // a multiple of 32
 
+  // Where not null, the only row is yet to be divided by its root mean square before it was
+  // multiplied with a norm's weights: (columns / 32), the sums of its squares, group by group.
+  // Products do that in the end (RowFactor).
+  const float* squares = nullptr;
+  float eps = 0;
+
   // Those from row `first` on; none of none.
   QuantizedRows Rows(int64_t first) const {
     if (q == nullptr) return *this;
@@ -31,6 +37,19 @@ struct QuantizedRows {
 };
 
 #ifdef __CUDACC__
+
+// What products with x are to be multiplied by, in two steps, so that memory is not waited for: a
+// lane's part, and the factor of a whole warp's parts.
+__device__ __forceinline__ float LoadSquares(const QuantizedRows& x) {
+  float sum = 0;
+  if (x.squares == nullptr) return sum;
+  for (int64_t i = threadIdx.x % 32; i < x.columns / 32; i += 32) sum += x.squares[i];
+  return sum;
+}
+__device__ __forceinline__ float RowFactor(const QuantizedRows& x, float squares) {
+  if (x.squares == nullptr) return 1;
+  return 1.0f / sqrtf(SumOverWarp(squares) / x.columns + x.eps);
+}
 
 // Quantizes elements [32 * group, 32 * group + 32) of row `row`: scale = largest magnitude / 127,
 // round to nearest. A whole warp calls it, lane i with `value` of element i; the block's x

@@ -75,14 +75,15 @@ __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* k
                                                float* group_scores) {
   const int lane = threadIdx.x % 32;
   const int size = rule.experts / rule.groups;
-  int sharing = 32;
-  while (sharing > 1 && sharing * rule.groups > 32) sharing /= 2;
-  for (int first = 0; first < rule.groups; first += 32 / sharing) {
-    const int group = first + lane / sharing;
+  int sharing_bits = 5;
+  while (sharing_bits > 0 && rule.groups << sharing_bits > 32) --sharing_bits;
+  const int sharing = 1 << sharing_bits, own = lane & (sharing - 1);
+  for (int first = 0; first < rule.groups; first += 32 >> sharing_bits) {
+    const int group = first + (lane >> sharing_bits);
     TopTwo top;
     if (group < rule.groups) {
-#pragma unroll 4
-      for (int i = lane % sharing; i < size; i += sharing) top.Add(keys[group * size + i]);
+#pragma unroll 8
+      for (int i = own; i < size; i += sharing) top.Add(keys[group * size + i]);
     }
     for (int distance = sharing / 2; distance > 0; distance /= 2) {
       const float best = __shfl_xor_sync(0xffffffffu, top.best, distance);
@@ -92,7 +93,7 @@ __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* k
     }
     const float sum = size == 1 ? top.best : top.best + top.second;
     // Not a number: infinities of both signs.
-    if (group < rule.groups && lane % sharing == 0) {
+    if (group < rule.groups && own == 0) {
       group_scores[group] = isnan(sum) ? Lowest() : sum;
     }
   }
@@ -109,10 +110,14 @@ __device__ __forceinline__ void KeepBestGroups(const RoutingRule& rule, float* k
     if (better == rule.used_groups - 1) last_kept = rank;
   }
   last_kept = BestOfWarp(last_kept);
-#pragma unroll 4
-  for (int group = 0; group < rule.groups; ++group) {
-    if (!IsBetter(last_kept, rank_of(group))) continue;
-    for (int i = lane; i < size; i += 32) keys[group * size + i] = __int_as_float(0x7fffffff);
+  for (int first = 0; first < rule.groups; first += 32) {
+    const bool is_group = first + lane < rule.groups;
+    uint32_t others =
+        __ballot_sync(0xffffffffu, is_group && IsBetter(last_kept, rank_of(first + lane)));
+    for (; others != 0; others &= others - 1) {
+      float* const of_group = keys + (first + __ffs(others) - 1) * size;
+      for (int i = lane; i < size; i += 32) of_group[i] = __int_as_float(0x7fffffff);
+    }
   }
   __syncwarp();
 }

@@ -57,6 +57,18 @@ __global__ void __launch_bounds__(kResolveThreads)
   unsigned long long now = 0;
   ExpertCounts counts;
   int32_t* const slot_of = a.pool.slot_of + a.first_owner;
+  // The pool's state comes nearer; who had it last may still be at work.
+  const auto near = [](const auto* numbers, int count) {
+    constexpr int kLine = kCacheLineBytes / sizeof(*numbers);
+    for (int i = threadIdx.x * kLine; i < count; i += kResolveThreads * kLine) {
+      PrefetchLine(numbers + i);
+    }
+  };
+  near(a.pool.clock, 1);
+  near(a.counts, 1);
+  near(a.pool.last_use, a.pool.slots);
+  near(slot_of, a.experts);
+  near(a.pool.owner, a.pool.slots);
   // All that does not depend on the choice is asked for at once.
   const auto ask = [&] {
     now = *a.pool.clock + 1;
@@ -64,14 +76,6 @@ __global__ void __launch_bounds__(kResolveThreads)
     for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
       last_use[i] = a.pool.last_use[i];
     }
-    const auto near = [](const int32_t* numbers, int count) {
-      constexpr int kLine = kCacheLineBytes / sizeof(int32_t);
-      for (int i = threadIdx.x * kLine; i < count; i += kResolveThreads * kLine) {
-        PrefetchToFirstLevel(numbers + i);
-      }
-    };
-    near(slot_of, a.experts);
-    near(a.pool.owner, a.pool.slots);
   };
   if constexpr (kPerLane > 0) {
     const ExpertChooser<kPerLane> chooser(scores, 0, scratch);

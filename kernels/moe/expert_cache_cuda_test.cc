@@ -258,5 +258,93 @@ TEST_F(ExpertCacheCudaTest, TheLeastRecentlyUsedMakeRoom) {
   EXPECT_EQ(cache.counts()[0].misses, misses);
 }
 
+// State of a pool, for calls that do not copy.
+struct PoolState {
+  static constexpr int kSlots = 20;
+
+  explicit PoolState(int experts)
+      : slot_of(std::vector<int32_t>(experts, -1)),
+        owner(std::vector<int32_t>(kSlots, -1)),
+        last_use(std::vector<unsigned long long>(kSlots, 0)),
+        clock(std::vector<unsigned long long>(1, 0)),
+        fills(std::vector<ExpertFill>(kSlots)),
+        count(1),
+        begun(kMaxFillParts),
+        counts(std::vector<ExpertCounts>(1)) {}
+
+  void Resolve(const ChosenExperts& chosen, const RouterScores* scores, int experts) {
+    ResolveExperts(chosen, scores,
+                   {kSlots, owner.data(), last_use.data(), clock.data(), slot_of.data()}, 0,
+                   experts, {fills.data(), count.data(), begun.data()}, counts.data(), 10, nullptr);
+  }
+
+  DeviceArray<int32_t> slot_of, owner;
+  DeviceArray<unsigned long long> last_use, clock;
+  DeviceArray<ExpertFill> fills;
+  DeviceArray<int32_t> count, begun;
+  DeviceArray<ExpertCounts> counts;
+};
+
+// With the choice in the same launch, all is as with two.
+TEST_F(ExpertCacheCudaTest, ChoosesAndResolves) {
+  for (const RoutingRule& rule : {RoutingRule{.experts = 60, .used = 4},
+                                  RoutingRule{.experts = 128, .used = 8, .normalize = true},
+                                  RoutingRule{.experts = 256,
+                                  .used = 8,
+                                  .gating = ExpertGating::kSigmoid,
+                                  .normalize = true,
+                                  .scale = 2.5f,
+                                  .groups = 8,
+                                  .used_groups = 4}}) {
+    SCOPED_TRACE(rule.experts);
+    ASSERT_TRUE(CanChooseAndResolve(rule, 1));
+    EXPECT_FALSE(CanChooseAndResolve(rule, 2));
+    PoolState twice(rule.experts), once(rule.experts);
+    std::mt19937 random(rule.experts);
+    std::normal_distribution<float> normal(0.0f, 1.0f);
+    std::vector<float> bias(rule.experts), logits(rule.experts);
+    for (float& value : bias) value = 0.1f * normal(random);
+    DeviceArray<float> device_bias(bias);
+    for (int step = 0; step < 12; ++step) {
+      SCOPED_TRACE(step);
+      if (step % 3 != 2) {  // or the last one's again
+        for (float& value : logits) value = normal(random);
+      }
+      DeviceArray<float> device_logits(logits);
+      DeviceArray<int32_t> position(std::vector<int32_t>(1, step == 6 ? -1 : step));
+      const RouterScores scores = {device_logits.data(), rule.experts, device_bias.data(),
+                                   position.data(), rule};
+      DeviceArray<int32_t> experts[2] = {DeviceArray<int32_t>(rule.used),
+                                         DeviceArray<int32_t>(rule.used)};
+      DeviceArray<float> weights[2] = {DeviceArray<float>(rule.used),
+                                       DeviceArray<float>(rule.used)};
+      const ChosenExperts first = {experts[0].data(), weights[0].data(), 1, rule.used};
+      ChooseExperts(scores, first, nullptr);
+      twice.Resolve(first, nullptr, rule.experts);
+      once.Resolve({experts[1].data(), weights[1].data(), 1, rule.used}, &scores, rule.experts);
+      CheckCuda(cudaGetLastError());
+      EXPECT_EQ(experts[0].ToHost(), experts[1].ToHost());
+      EXPECT_EQ(weights[0].ToHost(), weights[1].ToHost());
+      EXPECT_EQ(twice.slot_of.ToHost(), once.slot_of.ToHost());
+      EXPECT_EQ(twice.owner.ToHost(), once.owner.ToHost());
+      EXPECT_EQ(twice.last_use.ToHost(), once.last_use.ToHost());
+      const int fills = twice.count.ToHost()[0];
+      ASSERT_EQ(fills, once.count.ToHost()[0]);
+      // No token, or the last one's choice again.
+      if (step == 6 || step % 3 == 2) {
+        EXPECT_EQ(fills, 0);
+      }
+      const std::vector<ExpertFill> a = twice.fills.ToHost(), b = once.fills.ToHost();
+      for (int i = 0; i < fills; ++i) {
+        EXPECT_EQ(a[i].expert, b[i].expert);
+        EXPECT_EQ(a[i].slot, b[i].slot);
+      }
+    }
+    EXPECT_GT(once.counts.ToHost()[0].misses, 0u);
+    EXPECT_EQ(once.counts.ToHost()[0].misses, twice.counts.ToHost()[0].misses);
+    EXPECT_EQ(once.counts.ToHost()[0].hits, twice.counts.ToHost()[0].hits);
+  }
+}
+
 }  // namespace
 }  // namespace gguf_offload::cuda

@@ -64,9 +64,9 @@ class Cache {
   // What the router has then chosen.
   Fills Use(const std::vector<int32_t>& chosen) {
     DeviceArray<int32_t> device_chosen(chosen);
-    ResolveExperts({device_chosen.data(), nullptr, static_cast<int>(chosen.size()), 1}, nullptr, pool(), 0,
-                   experts_, {fills_.data(), count_.data(), begun_.data()}, counts_.data(), kBytes,
-                   nullptr);
+    ResolveExperts({device_chosen.data(), nullptr, static_cast<int>(chosen.size()), 1}, nullptr,
+                   pool(), 0, experts_, {fills_.data(), count_.data(), begun_.data()},
+                   counts_.data(), kBytes, nullptr);
     CheckCuda(cudaGetLastError());
     const Fills fetched = Fetched();
     EXPECT_EQ(fetched, ExpectUse(chosen));

@@ -180,8 +180,8 @@ void BenchCache(const Model& model, int64_t expert_bytes, double link) {
     const int calls = experts / used;
     const double microseconds = GraphMicroseconds(calls, [&](int call, cudaStream_t stream) {
       const ExpertFills list{fills.data(), count.data(), begun.data()};
-      ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, nullptr, pool, 0, experts, list,
-                     counts.data(), expert_bytes, stream);
+      ResolveExperts({chosen.data() + call * used, nullptr, 1, used}, nullptr, pool, 0, experts,
+                     list, counts.data(), expert_bytes, stream);
       FillSlots(list, {.end = used}, sources, slots.data(), 3 * part, stream);
     });
     if (hits) {

@@ -171,6 +171,26 @@ __global__ void AnyAddKernel(float* residual, int64_t residual_stride, const flo
   if (i < cols) residual[blockIdx.y * residual_stride + i] += x[blockIdx.y * x_stride + i];
 }
 
+// A warp a group.
+__global__ void __launch_bounds__(128)
+    DeferredNormKernel(float* residual, const float* x, const float* weight,
+                       QuantizedRows quantized, float* squares) {
+  LetLaterKernelsBegin();
+  const int64_t i = int64_t{blockIdx.x} * 128 + threadIdx.x;
+  const bool valid = i < quantized.columns;
+  const float w = valid && weight != nullptr ? weight[i] : 1.0f;
+  AwaitEarlierKernels();
+  if (!valid) return;
+  float value = residual[i];
+  if (x != nullptr) {
+    value += x[i];
+    residual[i] = value;
+  }
+  QuantizeGroup(value * w, 0, i / 32, quantized);
+  const float square = SumOverWarp(value * value);
+  if (threadIdx.x % 32 == 0) squares[i / 32] = square;
+}
+
 }  // namespace
 
 void RmsNorm(const float* x, int64_t x_stride, const float* weight, float eps, int rows, int cols,
@@ -201,6 +221,13 @@ void AddRmsNorm(float* residual, int64_t residual_stride, const float* x, int64_
   Launch<true>(
       {residual, residual_stride, x, x_stride, weight, eps, cols, out, out_stride, quantized}, rows,
       stream);
+}
+
+void AddDeferredNorm(float* residual, const float* x, const float* weight,
+                     const QuantizedRows& quantized, float* squares, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((quantized.columns + 127) / 128);
+  LaunchDependent(DeferredNormKernel, blocks, 128, 0, stream, residual, x, weight, quantized,
+                  squares);
 }
 
 void Add(float* residual, int64_t residual_stride, const float* x, int64_t x_stride, int rows,

@@ -44,6 +44,15 @@ void AddRmsNorm(float* residual,  // (rows, cols), rows residual_stride apart
                 float* out,  // (rows, cols), rows out_stride apart
                 int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
 
+// residual += x, where x is not null, then its norm but for the division by the root mean square,
+// for products that do that (QuantizedRows::squares): nobody waits for a sum over the row. One row.
+void AddDeferredNorm(float* residual,                 // (quantized.columns)
+                     const float* x,                  // (quantized.columns) or null
+                     const float* weight,             // (quantized.columns) or null
+                     const QuantizedRows& quantized,  // gets residual * weight
+                     float* squares,                  // (quantized.columns / 32)
+                     cudaStream_t stream);
+
 // residual += x
 void Add(float* residual,  // (rows, cols), rows residual_stride apart
          int64_t residual_stride,

@@ -12,11 +12,6 @@ __device__ __forceinline__ void PrefetchLine(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// The same to the processor's own cache.
-__device__ __forceinline__ void PrefetchToFirstLevel(const void* global) {
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
-}
-
 }  // namespace gguf_offload::cuda
 
 #endif  // KERNELS_OPS_PREFETCH_LINE_CUH_

@@ -34,12 +34,15 @@ __global__ void __launch_bounds__(32 * kWarps)
   const bool has_work = head < a.heads + 2 * kv_heads && position >= 0;
   int64_t page = 0;
   if (has_work && head >= a.heads) page = a.pages[a.row_pages[row] + position / kPageTokens];
+  HeadRotation<kRounds> rotation;
+  if (has_work && head < a.heads + kv_heads) {
+    rotation.LoadWeights(a, head < a.heads ? a.q_norm : a.k_norm);
+  }
   AwaitEarlierKernels();
   if (!has_work) return;
-  HeadRotation<kRounds> rotation;
   if (head < a.heads) {
     float* q = a.q + row * a.q_stride + head * key_dim;
-    rotation.Load(a, row, q, a.q_norm);
+    rotation.Load(a, row, q);
     rotation.Finish(a, [q](int i, float value) { q[i] = value; });
     return;
   }
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int64_t slot = (page * kv_heads + head) * kPageTokens + position % kPageTokens;
   if (is_key) {
     __half* const to = a.layer.keys + slot * key_dim;
-    rotation.Load(a, row, a.k + row * a.k_stride + head * key_dim, a.k_norm);
+    rotation.Load(a, row, a.k + row * a.k_stride + head * key_dim);
     rotation.Finish(a, [to](int i, float value) { to[i] = __float2half_rn(value); });
     return;
   }

@@ -10,29 +10,32 @@
 
 namespace gguf_offload::cuda {
 
-// A query or key head in the registers of a warp: asked for by Load, used by
-// Finish. kRounds: how many times 64 elements cover the head. Lane l has pairs
-// l, l + 32..., first those that turn, then the rest of the head, two
-// neighbours a pair.
+// A query or key head in the registers of a warp: asked for by LoadWeights, which need not wait for
+// earlier kernels, and Load; used by Finish. kRounds: how many times 64 elements cover the head.
+// Lane l has pairs l, l + 32..., first those that turn, then the rest of the head, two neighbours a
+// pair.
 template <int kRounds>
 class HeadRotation {
  public:
   // weight: (key_dim) of the norm, or null.
-  __device__ __forceinline__ void Load(const RotateAndStore& a, int64_t row, const float* from,
-                                       const float* weight) {
+  __device__ __forceinline__ void LoadWeights(const RotateAndStore& a, const float* weight) {
+#pragma unroll
+    for (int j = 0; j < kRounds; ++j) {
+      first_weight_[j] = second_weight_[j] = 1;
+      if (2 * Pair(j) >= a.layer.key_dim || !a.normalize || weight == nullptr) continue;
+      first_weight_[j] = weight[FirstIndex(a, j)];
+      second_weight_[j] = weight[SecondIndex(a, j)];
+    }
+  }
+
+  __device__ __forceinline__ void Load(const RotateAndStore& a, int64_t row, const float* from) {
 #pragma unroll
     for (int j = 0; j < kRounds; ++j) {
       first_[j] = second_[j] = 0;
-      first_weight_[j] = second_weight_[j] = 1;
       angle_[j] = make_float2(1, 0);
       if (2 * Pair(j) >= a.layer.key_dim) continue;
-      const int first = FirstIndex(a, j), second = SecondIndex(a, j);
-      first_[j] = from[first];
-      second_[j] = from[second];
-      if (a.normalize && weight != nullptr) {
-        first_weight_[j] = weight[first];
-        second_weight_[j] = weight[second];
-      }
+      first_[j] = from[FirstIndex(a, j)];
+      second_[j] = from[SecondIndex(a, j)];
       if (Turns(a, j)) angle_[j] = a.angles[row * a.pairs + Pair(j)];
     }
   }
@@ -40,9 +43,12 @@ class HeadRotation {
   // Calls store(i, value) for the head's elements, each by one lane.
   template <class Store>
   __device__ __forceinline__ void Finish(const RotateAndStore& a, const Store& store) const {
+    // To the same bits whatever kRounds is.
     float sum = 0;
 #pragma unroll
-    for (int j = 0; j < kRounds; ++j) sum += first_[j] * first_[j] + second_[j] * second_[j];
+    for (int j = 0; j < kRounds; ++j) {
+      sum = fmaf(first_[j], first_[j], fmaf(second_[j], second_[j], sum));
+    }
     float scale = 1;
     if (a.normalize) scale = 1.0f / sqrtf(SumOverWarp(sum) / a.layer.key_dim + a.eps);
 #pragma unroll
@@ -51,8 +57,8 @@ class HeadRotation {
       float x = first_[j] * scale * first_weight_[j];
       float y = second_[j] * scale * second_weight_[j];
       if (Turns(a, j)) {
-        const float turned = x * angle_[j].x - y * angle_[j].y;
-        y = x * angle_[j].y + y * angle_[j].x;
+        const float turned = fmaf(x, angle_[j].x, -(y * angle_[j].y));
+        y = fmaf(x, angle_[j].y, y * angle_[j].x);
         x = turned;
       }
       store(FirstIndex(a, j), x);

@@ -108,7 +108,10 @@ inline void dp4a_u32_s32(int& result, uint32_t a, int b, int sum) {
               static_cast<int8_t>(static_cast<unsigned>(b) >> (8 * i));
   }
 }
-inline void prefetch_global_L1(const void* from) {}
+inline void atom_acq_rel_gpu_global_inc_u32(unsigned& old, unsigned* counter, unsigned most) {
+  old = *counter;
+  *counter = old >= most ? 0 : old + 1;
+}
 inline void prefetch_global_L2(const void* from) {}
 inline void createpolicy_fractional_L2__evict_first_b64(uint64_t& policy) { policy = 0; }
 inline void cp_async_cg_shared_global_L2__cache_hint_if(uint32_t to, const void* from, int wanted,
@@ -290,6 +293,7 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __ffs(unsigned x) { return x == 0 ? 0 : std::countr_zero(x) + 1; }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>((uint64_t{high} << 32 | low) >> (shift & 31));

@@ -240,7 +240,9 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   at_start_ = true;
   quantized_ = nullptr;
   pending_add_ = {};
+  pending_product_.reset();
   pending_rotation_.reset();
+  deferred_norm_.reset();
   pending_choice_.reset();
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
@@ -272,6 +274,7 @@ void CudaBackend::Run(int index, absl::FunctionRef<void()> operations) {
     if (first) RunPrologue();
     operations();
     RunPending();
+    RunDeferredNorm();
     if (predictor_ != nullptr) predictor_->Join(stream_);
     quantized_ = nullptr;
   };

@@ -132,9 +132,18 @@ class CudaBackend : public Backend {
   int Padded(int rows) const { return padded_rows_ > 0 ? padded_rows_ : rows; }
   // Where the producer of `out` may write its 8-bit form, for the Project that follows.
   cuda::QuantizedRows QuantizedFormOf(const Matrix& out);
-  // Some operations are put off until it is known whether another follows that then does both: an
-  // Add and the norm of the sum, a rotation and attention, a choice of experts and their fetch.
+  // Some operations are put off until it is known whether another follows that then does both: a
+  // product and an Add of it, an Add and the norm of the sum, a rotation and attention, a choice of
+  // experts and their fetch. An operation that is none of the others' followers runs them first.
   void RunPending();
+  // The norm of a single row is put off, too: products of 8-bit activations take it from the
+  // matmul's memory without its last step, which is theirs. If others want it, it is computed.
+  void RunDeferredNorm();
+  void PrepareInput(Matrix input, std::span<const Projection> projections);
+  bool NormProduct(Matrix residual, Matrix x, const Weight& weight, float epsilon, Matrix out);
+  bool CanDeferNorm(const Matrix& out) const {
+    return Padded(static_cast<int>(out.rows)) == 1 && matmul_->CanDeferNorm(out.columns);
+  }
   const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
   cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
   void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
@@ -186,8 +195,22 @@ class CudaBackend : public Backend {
     Matrix residual;
     Matrix x;
   } pending_add_;  // none if residual.data is null
+  struct PendingProduct {
+    Matrix input;  // whose 8-bit form the matmul has
+    cuda::MatMulOutput product;
+  };
+  std::optional<PendingProduct> pending_product_;
   std::optional<cuda::RotateAndStore> pending_rotation_;
   std::optional<cuda::RouterScores> pending_choice_;
+  struct DeferredNorm {
+    Matrix residual;
+    const float* x;       // (columns) that is to be added before, or null
+    const float* weight;  // (columns)
+    float epsilon;
+    Matrix out;      // not written
+    bool in_8_bits;  // x has been added, and the matmul holds the norm
+  };
+  std::optional<DeferredNorm> deferred_norm_;
   std::string error_;  // the first one
 };
 

@@ -12,6 +12,7 @@ namespace gguf_offload {
 void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
                                 const RoutingRule& rule) {
   RunPending();
+  RunDeferredNorm();
   chosen_.rows = Padded(logits.rows);
   pending_choice_ = {logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
                      rule};
@@ -35,6 +36,7 @@ void CudaBackend::FetchExperts(const ExpertBank& bank) {
 
 void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
   RunPending();
+  RunDeferredNorm();
   const auto matrices = [](const Weight& weight, const Weight& bias) {
     return cuda::ExpertMatrices{.type = weight.type,
                                 .rows = weight.rows,
@@ -116,6 +118,7 @@ void CudaBackend::PredictExperts(const ExpertRoute& route) {
 
 void CudaBackend::AddGated(Matrix residual, Matrix x, Matrix gate) {
   RunPending();
+  RunDeferredNorm();
   cuda::AddGated(x.data, x.stride, gate.data, gate.stride, Padded(residual.rows), residual.columns,
                  residual.data, residual.stride, stream_);
 }

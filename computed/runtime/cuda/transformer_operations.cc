@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "computed/runtime/cuda/cuda_backend.h"
+#include "kernels/matmul/quantized_matvec_cuda.h"
 #include "kernels/ops/activation_cuda.h"
 #include "kernels/ops/embed_cuda.h"
 #include "kernels/ops/gather_cuda.h"
@@ -42,12 +43,16 @@ void CudaBackend::Embed(const Weight& table, Matrix out) {
 
 void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix out) {
   if (pending_add_.residual.data == x.data && x.data != nullptr && out.data != x.data) {
-    const Matrix added = pending_add_.x;
-    pending_add_ = {};
+    const Matrix added = std::exchange(pending_add_, {}).x;
     AddRmsNorm(x, added, weight, epsilon, out);
     return;
   }
   RunPending();
+  RunDeferredNorm();
+  if (CanDeferNorm(out) && out.data != x.data) {
+    deferred_norm_ = {x, nullptr, weight.floats(), epsilon, out, /*in_8_bits=*/false};
+    return;
+  }
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
   cuda::RmsNorm(x.data, x.stride, weight.floats(), epsilon, Padded(x.rows), x.columns, out.data,
                 out.stride, quantized, stream_);
@@ -66,20 +71,78 @@ void CudaBackend::RmsNormBoth(Matrix first, const Weight& first_weight, Matrix s
 
 void CudaBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, float epsilon,
                              Matrix out) {
+  if (NormProduct(residual, x, weight, epsilon, out)) return;
   RunPending();
+  RunDeferredNorm();
+  if (CanDeferNorm(out)) {
+    deferred_norm_ = {residual, x.data, weight.floats(), epsilon, out, /*in_8_bits=*/false};
+    return;
+  }
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
   cuda::AddRmsNorm(residual.data, residual.stride, x.data, x.stride, weight.floats(), epsilon,
                    Padded(x.rows), x.columns, out.data, out.stride, quantized, stream_);
 }
 
+bool CudaBackend::NormProduct(Matrix residual, Matrix x, const Weight& weight, float epsilon,
+                              Matrix out) {
+  if (!pending_product_.has_value() || pending_product_->product.y != x.data ||
+      out.data != x.data) {
+    return false;
+  }
+  RunDeferredNorm();
+  const PendingProduct pending = *std::exchange(pending_product_, std::nullopt);
+  matmul_->RunNormed(pending.product, residual.data, weight.floats(), epsilon, stream_);
+  quantized_ = out.data;
+  deferred_norm_ = {residual, nullptr, weight.floats(), epsilon, out, /*in_8_bits=*/true};
+  return true;
+}
+
+void CudaBackend::RunDeferredNorm() {
+  if (!deferred_norm_.has_value()) return;
+  const DeferredNorm norm = *std::exchange(deferred_norm_, std::nullopt);
+  const Matrix &residual = norm.residual, &out = norm.out;
+  cuda::QuantizedRows quantized;
+  if (!norm.in_8_bits || quantized_ == out.data) quantized = QuantizedFormOf(out);
+  if (norm.x != nullptr) {
+    cuda::AddRmsNorm(residual.data, residual.stride, norm.x, 0, norm.weight, norm.epsilon, 1,
+                     out.columns, out.data, out.stride, quantized, stream_);
+  } else {
+    cuda::RmsNorm(residual.data, residual.stride, norm.weight, norm.epsilon, 1, out.columns,
+                  out.data, out.stride, quantized, stream_);
+  }
+}
+
+void CudaBackend::PrepareInput(Matrix input, std::span<const Projection> projections) {
+  if (!deferred_norm_.has_value() || deferred_norm_->out.data != input.data) return;
+  DeferredNorm& norm = *deferred_norm_;
+  const bool takes_8_bits =
+      std::all_of(projections.begin(), projections.end(), [](const Projection& projection) {
+        return cuda::IsQuantizedMatVecType(projection.weight.type);
+      });
+  if (!takes_8_bits || (norm.in_8_bits && quantized_ != input.data)) return RunDeferredNorm();
+  if (norm.in_8_bits) return;
+  matmul_->RunDeferredNorm(norm.residual.data, norm.x, input.columns, norm.weight, norm.epsilon,
+                           stream_);
+  quantized_ = input.data;
+  norm.x = nullptr;
+  norm.in_8_bits = true;
+}
+
 void CudaBackend::Add(Matrix residual, Matrix x) {
-  RunPending();
+  const bool of_product = pending_product_.has_value() && pending_product_->product.y == x.data;
+  if (!of_product || pending_add_.residual.data != nullptr) RunPending();
   pending_add_ = {residual, x};
 }
 
 void CudaBackend::RunPending() {
+  if (pending_product_.has_value()) {
+    const auto [input, product] = *std::exchange(pending_product_, std::nullopt);
+    Check(matmul_->Run(input.data, input.stride, 1, /*already_quantized=*/true, {&product, 1},
+                       stream_));
+  }
   const auto [residual, x] = std::exchange(pending_add_, {});
   if (residual.data != nullptr) {
+    RunDeferredNorm();
     cuda::Add(residual.data, residual.stride, x.data, x.stride, Padded(x.rows), x.columns, stream_);
   }
   if (pending_rotation_.has_value()) cuda::RotateAndStoreKv(*pending_rotation_, stream_);
@@ -92,17 +155,30 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
   RunPending();
   std::vector<cuda::MatMulOutput> outputs;
   for (const Projection& projection : projections) outputs.push_back(OutputOf(projection));
+  const auto overwrites = [&](const float* matrix) {
+    return std::any_of(outputs.begin(), outputs.end(),
+                       [&](const cuda::MatMulOutput& output) { return output.y == matrix; });
+  };
+  if (deferred_norm_.has_value() && deferred_norm_->out.data != input.data &&
+      overwrites(deferred_norm_->out.data)) {
+    if (deferred_norm_->in_8_bits) deferred_norm_.reset();  // nobody wants it any more
+    RunDeferredNorm();
+  }
+  PrepareInput(input, projections);
+  if (Padded(input.rows) == 1 && quantized_ == input.data && outputs.size() == 1 &&
+      outputs[0].y != input.data && matmul_->CanRunNormed(outputs[0])) {
+    pending_product_ = {input, outputs[0]};
+    return;
+  }
   Check(matmul_->Run(input.data, input.stride, Padded(input.rows), quantized_ == input.data,
                      outputs, stream_));
   // The 8-bit form of the input stays, for others that take the same.
-  if (quantized_ != input.data) quantized_ = nullptr;
-  for (const Projection& projection : projections) {
-    if (projection.output.data == quantized_) quantized_ = nullptr;
-  }
+  if (quantized_ != input.data || overwrites(quantized_)) quantized_ = nullptr;
 }
 
 void CudaBackend::ProjectGated(Matrix input, const Projection& gate, const Projection& up) {
   RunPending();
+  PrepareInput(input, {{gate, up}});
   const Matrix &out = gate.output, &factor = up.output;
   if (Padded(input.rows) == 1 && quantized_ == input.data &&
       matmul_->RunGated(OutputOf(gate), OutputOf(up), stream_)) {
@@ -180,6 +256,7 @@ void CudaBackend::Attention(int layer, Matrix query, const AttentionSpec& spec, 
 
 void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
   RunPending();
+  RunDeferredNorm();
   quantized_ = nullptr;
   cuda::GatherRows(x.data, x.stride, inputs_->logit_rows(), Padded(out.rows), out.columns, out.data,
                    out.stride, stream_);
@@ -187,6 +264,7 @@ void CudaBackend::GatherLogitRows(Matrix x, Matrix out) {
 
 void CudaBackend::ArgMax(Matrix logits) {
   RunPending();
+  RunDeferredNorm();
   cuda::ArgMax(logits.data, logits.stride, Padded(logits.rows), logits.columns, largest_on_device_,
                argmax_cells_, stream_);
 }
