@@ -108,7 +108,7 @@ class MatMul {
   QuantizedRows quantized_[2];       // (max_quantized_rows_, max_cols_): an input and an output
   int current_ = 0;                  // of them, PrepareQuantized's
   float* squares_[2] = {};           // (max_cols_ / 32), of each
-  const float* deferred_ = nullptr;  // the current one's, if that is a norm of RunNormed
+  const float* deferred_ = nullptr;  // the current one's, if that is a norm without its end
   float deferred_eps_ = 0;
   std::unique_ptr<HalfMatMul> half_;  // null without cuBLAS
 };

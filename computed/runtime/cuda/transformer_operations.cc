@@ -49,6 +49,7 @@ void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix 
   }
   RunPending();
   RunDeferredNorm();
+  // In place it is done at once: what it is made of must stay until somebody takes it.
   if (CanDeferNorm(out) && out.data != x.data) {
     deferred_norm_ = {x, nullptr, weight.floats(), epsilon, out, /*in_8_bits=*/false};
     return;
