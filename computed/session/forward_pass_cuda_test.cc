@@ -402,6 +402,47 @@ TEST_F(ForwardPassCudaTest, LongPromptsAndBatchesAgreeWithTheCpu) {
   }
 }
 
+// What a sequence says does not depend on the sequences that are generated beside it.
+TEST_F(ForwardPassCudaTest, ASequenceDoesNotDependOnOthers) {
+  constexpr int kSequences = 3, kSteps = 3;
+  for (const auto& [preset, quantization] :
+       {std::pair("tiny-qwen3", "Q4_K_M"), {"tiny-llama", "Q8_0"}, {"tiny-deepseek2", "Q4_K"}}) {
+    SCOPED_TRACE(preset);
+    auto model = Load(Synthetic(preset, quantization, 4),
+                      {.activations = ActivationPrecision::kInt8, .step_tokens = 128});
+    ASSERT_NE(model, nullptr);
+    // Steps of these sequences together, a token of each; the logits of each step's rows.
+    const auto run = [&](const std::vector<int>& sequences) {
+      std::vector<std::vector<float>> rows;
+      for (int step = 0; step < kSteps; ++step) {
+        StepBatch batch;
+        for (int s : sequences) {
+          batch.tokens.push_back((s * 131 + step * 17 + 3) % 400);
+          batch.positions.push_back(step);
+          batch.logit_rows.push_back(batch.rows() - 1);
+          batch.logit_values.push_back(true);
+          batch.sequences.push_back({batch.rows() - 1, 1, step, {s}});
+        }
+        const absl::Status status =
+            model->forward->Run(batch, absl::InfiniteFuture(), [&](int, const RowLogits& row) {
+              rows.emplace_back(row.values.begin(), row.values.end());
+            });
+        EXPECT_TRUE(status.ok()) << status;
+      }
+      return rows;
+    };
+    const auto together = run({0, 1, 2});
+    ASSERT_EQ(together.size(), size_t{kSequences * kSteps});
+    for (int s = 0; s < kSequences; ++s) {
+      const auto alone = run({s});
+      ASSERT_EQ(alone.size(), size_t{kSteps});
+      for (int step = 0; step < kSteps; ++step) {
+        EXPECT_TRUE(alone[step] == together[step * kSequences + s]) << s << " " << step;
+      }
+    }
+  }
+}
+
 TEST_F(ForwardPassCudaTest, ABudgetTooSmallSaysWhatWouldDo) {
   const std::string path = Synthetic("tiny-qwen3", "Q4_K", 9);
   auto model = RunningModel::Create(

@@ -32,7 +32,7 @@ struct SameType {
 
 // The parts of the workspace, as offsets into it.
 struct MatMul::Layout {
-  size_t q[2] = {}, scale[2] = {}, squares[2] = {}, half_x = 0, row_scale = 0, weight = 0,
+  size_t q[2] = {}, scale[2] = {}, factors[2] = {}, half_x = 0, row_scale = 0, weight = 0,
          cublas = 0;
   size_t bytes = 0;
 
@@ -42,7 +42,9 @@ struct MatMul::Layout {
     for (int i = 0; i < 2; ++i) {
       q[i] = Add(quantized_rows * cols);
       scale[i] = Add(quantized_rows * (cols / 32) * sizeof(float2));
-      if (quantized_rows > 0) squares[i] = Add(cols / 32 * sizeof(float));
+      if (quantized_rows > 0) {
+        factors[i] = Add(std::max(cols / 32, quantized_rows) * sizeof(float));
+      }
     }
     if (config.cublas == nullptr) return;
     const size_t rows = static_cast<size_t>(config.max_rows);
@@ -83,7 +85,7 @@ std::unique_ptr<MatMul> MatMul::Create(const MatMulConfig& config, void* memory,
   for (int i = 0; i < 2; ++i) {
     out->quantized_[i].q = reinterpret_cast<int8_t*>(base + layout.q[i]);
     out->quantized_[i].scale = reinterpret_cast<float2*>(base + layout.scale[i]);
-    out->squares_[i] = reinterpret_cast<float*>(base + layout.squares[i]);
+    out->factors_[i] = reinterpret_cast<float*>(base + layout.factors[i]);
   }
   if (config.cublas != nullptr) {
     const HalfMatMul::Memory half = {reinterpret_cast<__half*>(base + layout.half_x),
@@ -103,7 +105,7 @@ bool MatMul::Supports(quant::TensorType type) {
 }
 
 QuantizedRows MatMul::PrepareQuantized(int n, int64_t cols) {
-  deferred_ = nullptr;
+  deferred_ = false;
   return Input(n, cols);
 }
 
@@ -111,8 +113,10 @@ QuantizedRows MatMul::Input(int n, int64_t cols) const {
   QuantizedRows rows;
   if (IsQuantized(n)) rows = quantized_[current_];
   rows.columns = cols;
-  rows.squares = deferred_;
-  rows.eps = deferred_eps_;
+  if (deferred_) {
+    (n == 1 ? rows.squares : rows.factors) = factors_[current_];
+    rows.eps = deferred_eps_;
+  }
   return rows;
 }
 
@@ -179,23 +183,30 @@ bool MatMul::RunGated(const MatMulOutput& gate, const MatMulOutput& up, cudaStre
                                Input(1, gate.cols), stream);
   if (!done) return false;
   current_ = 1 - current_;
-  deferred_ = nullptr;
+  deferred_ = false;
   return true;
 }
 
-bool MatMul::CanDeferNorm(int64_t cols) const {
-  return IsQuantized(1) && cols % 32 == 0 && cols <= max_cols_;
+bool MatMul::CanDeferNorm(int n, int64_t cols) const {
+  return IsQuantized(n) && cols % 32 == 0 && cols <= std::min(max_cols_, kMostDeferredColumns);
 }
 
-void MatMul::RunDeferredNorm(float* residual, const float* x, int64_t cols, const float* norm,
-                             float eps, cudaStream_t stream) {
-  AddDeferredNorm(residual, x, norm, PrepareQuantized(1, cols), squares_[current_], stream);
-  deferred_ = squares_[current_];
+void MatMul::RunDeferredNorm(float* residual, int64_t residual_stride, const float* x,
+                             int64_t x_stride, int n, int64_t cols, const float* norm, float eps,
+                             cudaStream_t stream) {
+  const QuantizedRows rows = PrepareQuantized(n, cols);
+  float* const factors = factors_[current_];
+  if (n == 1) {
+    AddDeferredNorm(residual, x, norm, rows, factors, stream);
+  } else {
+    AddDeferredNorms(residual, residual_stride, x, x_stride, norm, eps, n, rows, factors, stream);
+  }
+  deferred_ = true;
   deferred_eps_ = eps;
 }
 
 bool MatMul::CanRunNormed(const MatMulOutput& product) const {
-  return CanDeferNorm(product.rows) &&
+  return CanDeferNorm(1, product.rows) &&
          CanMultiplyNormed(product.type, product.weight, product.rows);
 }
 
@@ -205,10 +216,10 @@ void MatMul::RunNormed(const MatMulOutput& product, float* residual, const float
   QuantizedRows out = quantized_[next];
   out.columns = product.rows;
   MultiplyNormed(product.type,
-                 {product.weight, product.rows, product.bias, residual, norm, out, squares_[next]},
+                 {product.weight, product.rows, product.bias, residual, norm, out, factors_[next]},
                  Input(1, product.cols), stream);
   current_ = next;
-  deferred_ = squares_[next];
+  deferred_ = true;
   deferred_eps_ = eps;
 }
 

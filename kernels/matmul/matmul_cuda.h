@@ -79,12 +79,12 @@ class MatMul {
   [[nodiscard]] bool RunGated(const MatMulOutput& gate, const MatMulOutput& up,
                               cudaStream_t stream);
 
-  // residual += x, where x is not null. Afterwards PrepareQuantized's memory holds, for the next
-  // products with 8-bit activations and for nobody else, the residual's norm: residual /
-  // rms(residual) * norm. For one row; where CanDeferNorm says so.
-  void RunDeferredNorm(float* residual, const float* x, int64_t cols, const float* norm, float eps,
-                       cudaStream_t stream);
-  bool CanDeferNorm(int64_t cols) const;
+  // residual += x, where x is not null, for n rows. Afterwards PrepareQuantized's memory holds, for
+  // the next products with 8-bit activations and for nobody else, the residual's norm: residual /
+  // rms(residual) * norm. Where CanDeferNorm says so.
+  void RunDeferredNorm(float* residual, int64_t residual_stride, const float* x, int64_t x_stride,
+                       int n, int64_t cols, const float* norm, float eps, cudaStream_t stream);
+  bool CanDeferNorm(int n, int64_t cols) const;
 
   // The same with the product of one row that PrepareQuantized's memory holds in place of x, in one
   // launch, to the same bits; product.y is not written. Where CanRunNormed says so.
@@ -105,10 +105,10 @@ class MatMul {
   int max_rows_ = 0;
   int max_quantized_rows_ = 0;
   int64_t max_cols_ = 0;
-  QuantizedRows quantized_[2];       // (max_quantized_rows_, max_cols_): an input and an output
-  int current_ = 0;                  // of them, PrepareQuantized's
-  float* squares_[2] = {};           // (max_cols_ / 32), of each
-  const float* deferred_ = nullptr;  // the current one's, if that is a norm without its end
+  QuantizedRows quantized_[2];  // (max_quantized_rows_, max_cols_): an input and an output
+  int current_ = 0;             // of them, PrepareQuantized's
+  float* factors_[2] = {};      // of each: a row's squares (max_cols_ / 32), or rows' factors
+  bool deferred_ = false;       // the current one is a norm without its end
   float deferred_eps_ = 0;
   std::unique_ptr<HalfMatMul> half_;  // null without cuBLAS
 };

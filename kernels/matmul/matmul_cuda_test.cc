@@ -344,7 +344,7 @@ TEST_F(MatMulCudaTest, DeferredNorms) {
     cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0);
     const bool with_product = c.possible && c.rows / 32 <= multiprocessors;
     ASSERT_EQ(matmul.CanRunNormed(product.outputs[0]), with_product);
-    ASSERT_EQ(matmul.CanDeferNorm(c.rows), c.rows % 32 == 0);
+    ASSERT_EQ(matmul.CanDeferNorm(1, c.rows), c.rows % 32 == 0);
     if (c.rows % 32 != 0) continue;
     const bool whole_blocks = c.rows % 256 == 0;
     Outputs next;
@@ -372,7 +372,8 @@ TEST_F(MatMulCudaTest, DeferredNorms) {
           AddRmsNorm(sum.data(), c.rows, of.y, c.rows, norm.data(), kEps, 1, c.rows, hidden.data(),
                      c.rows, matmul.PrepareQuantized(1, c.rows), nullptr);
         } else if (way == kDeferred) {
-          matmul.RunDeferredNorm(sum.data(), of.y, c.rows, norm.data(), kEps, nullptr);
+          matmul.RunDeferredNorm(sum.data(), c.rows, of.y, c.rows, 1, c.rows, norm.data(), kEps,
+                                 nullptr);
         } else {
           matmul.RunNormed(of, sum.data(), norm.data(), kEps, nullptr);
         }
@@ -413,6 +414,66 @@ TEST_F(MatMulCudaTest, DeferredNorms) {
         const float expected = results[kWhole][i][r], value = results[kDeferred][i][r];
         if (std::isnan(expected)) continue;  // beyond the rows
         ASSERT_TRUE(std::abs(value - expected) <= 5e-3f * largest) << i << " " << r;
+      }
+    }
+  }
+}
+
+// A row's norm and its products do not depend on the rows beside it.
+TEST_F(MatMulCudaTest, DeferredNormsOfSeveralRows) {
+  constexpr float kEps = 1e-5f;
+  constexpr int kMostRows = 17;
+  for (int64_t cols : {32, 768, 9472}) {
+    SCOPED_TRACE(cols);
+    Workplace place(Config(Precision::kInt8, 64, cols));
+    ASSERT_NE(place.matmul, nullptr) << place.error;
+    MatMul& matmul = *place.matmul;
+    EXPECT_TRUE(matmul.CanDeferNorm(64, cols));
+    EXPECT_EQ(matmul.CanDeferNorm(65, cols), matmul.IsQuantized(65));
+    const int64_t stride = cols + 4, x_stride = cols + 12;
+    const std::vector<float> residual = MakeActivations(kMostRows, cols, stride, 6);
+    DeviceArray<float> x(MakeActivations(kMostRows, cols, x_stride, 5));
+    DeviceArray<float> norm(MakeActivations(1, cols, cols, 7));
+    for (bool add : {true, false}) {
+      struct Result {
+        std::vector<float> sums;
+        std::vector<std::vector<float>> ys;
+        std::vector<int64_t> strides;
+      };
+      const auto run = [&](int first, int n) {
+        Outputs next;
+        for (TensorType type : {TensorType::kQ4_K, TensorType::kQ6_K, TensorType::kQ8_0}) {
+          if (type != TensorType::kQ8_0 && cols % 256 != 0) continue;
+          next.Add(MakeMatrix(type, 40, cols, 2), n, type == TensorType::kQ6_K);
+        }
+        DeviceArray<float> sum(residual);
+        matmul.RunDeferredNorm(sum.data() + first * stride, stride,
+                               add ? x.data() + first * x_stride : nullptr, x_stride, n, cols,
+                               norm.data(), kEps, nullptr);
+        EXPECT_EQ(matmul.Run(nullptr, 0, n, true, next.outputs, nullptr), nullptr);
+        Result result{sum.ToHost(), {}, {}};
+        for (size_t i = 0; i < next.ys.size(); ++i) {
+          result.ys.push_back(next.ys[i]->ToHost());
+          result.strides.push_back(next.outputs[i].y_stride);
+        }
+        return result;
+      };
+      std::vector<Result> alone;
+      for (int row = 0; row < kMostRows; ++row) alone.push_back(run(row, 1));
+      for (int n : {2, 3, 8, kMostRows}) {
+        SCOPED_TRACE(n);
+        const Result all = run(0, n);
+        for (int row = 0; row < n; ++row) {
+          const auto same = [&](const std::vector<float>& a, int64_t from, const float* b,
+                                int64_t count) {
+            return memcmp(&a[from], b, count * sizeof(float)) == 0;
+          };
+          EXPECT_TRUE(same(all.sums, row * stride, &alone[row].sums[row * stride], cols)) << row;
+          for (size_t i = 0; i < all.ys.size(); ++i) {
+            EXPECT_TRUE(same(all.ys[i], row * all.strides[i], alone[row].ys[i].data(), 40))
+                << row << " " << i;
+          }
+        }
       }
     }
   }

@@ -120,10 +120,11 @@ __device__ __forceinline__ MatVecTask FindMatVecTask(const MatVecLaunch& launch,
 }
 
 // Adds up the lanes' sums (and those of the warps that share the rows) and stores the products
-// times `factor`. All threads of the block call it.
+// times `factor`, or times each column's of `factors` (n). All threads of the block call it.
 template <int kRows, int kColumns>
 __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const MatVecTask& task,
-                                             float (&sums)[kRows][kColumns], float factor = 1) {
+                                             float (&sums)[kRows][kColumns], float factor = 1,
+                                             const float* factors = nullptr) {
   constexpr int kSums = kRows * kColumns;
   static_assert(kSums <= 32);
   __shared__ float parts[kMatVecWarps][kSums];
@@ -151,6 +152,7 @@ __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const M
   const int column = task.first_column + lane % kColumns;
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
   if (lane < kSums && row < matrix.rows && column < launch.n) {
+    if (factors != nullptr) factor = factors[column];
     sum = fmaf(sum, factor, matrix.bias != nullptr ? matrix.bias[row] : 0.0f);
     matrix.y[column * matrix.y_stride + row] = sum;
   }

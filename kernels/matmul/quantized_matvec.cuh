@@ -255,7 +255,8 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
   }
-  FinishMatVec(launch, task, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f);
+  FinishMatVec(launch, task, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f,
+               kColumns == 1 ? nullptr : x.factors);
 }
 
 template <quant::TensorType kType, int kColumns>

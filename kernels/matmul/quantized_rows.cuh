@@ -23,11 +23,13 @@ struct QuantizedRows {
                             // .y: .x * sum of the group's q
   int64_t columns = 0;      // a multiple of 32
 
-  // Where not null, the only row is yet to be divided by its root mean square before it was
-  // multiplied with a norm's weights: (columns / 32), the sums of its squares, group by group.
-  // Products do that in the end (RowFactor).
+  // Where one of these is not null, rows are yet to be divided by the root mean square that they
+  // had before they were multiplied with a norm's weights, which products do in the end. Of a
+  // single row: (columns / 32), the sums of its squares, group by group (RowFactor).
   const float* squares = nullptr;
   float eps = 0;
+  // Of several rows: (n), what products with each are to be multiplied by.
+  const float* factors = nullptr;
 
   // Those from row `first` on; none of none.
   QuantizedRows Rows(int64_t first) const {
@@ -38,17 +40,23 @@ struct QuantizedRows {
 
 #ifdef __CUDACC__
 
-// What products with x are to be multiplied by, in two steps, so that memory is not waited for: a
-// lane's part, and the factor of a whole warp's parts.
-__device__ __forceinline__ float LoadSquares(const QuantizedRows& x) {
+// What products with a row are to be multiplied by, in two steps, so that memory is not waited for:
+// a lane's part of the squares' sum, and the factor of a whole warp's parts.
+__device__ __forceinline__ float SumSquares(const float* squares, int64_t groups) {
   float sum = 0;
-  if (x.squares == nullptr) return sum;
-  for (int64_t i = threadIdx.x % 32; i < x.columns / 32; i += 32) sum += x.squares[i];
+  for (int64_t i = threadIdx.x % 32; i < groups; i += 32) sum += squares[i];
   return sum;
 }
+__device__ __forceinline__ float FactorOf(float squares, int64_t columns, float eps) {
+  return 1.0f / sqrtf(SumOverWarp(squares) / columns + eps);
+}
+
+// The same for the only row of x.
+__device__ __forceinline__ float LoadSquares(const QuantizedRows& x) {
+  return x.squares == nullptr ? 0.0f : SumSquares(x.squares, x.columns / 32);
+}
 __device__ __forceinline__ float RowFactor(const QuantizedRows& x, float squares) {
-  if (x.squares == nullptr) return 1;
-  return 1.0f / sqrtf(SumOverWarp(squares) / x.columns + x.eps);
+  return x.squares == nullptr ? 1.0f : FactorOf(squares, x.columns, x.eps);
 }
 
 // Quantizes elements [32 * group, 32 * group + 32) of row `row`: scale = largest magnitude / 127,

@@ -171,7 +171,20 @@ __global__ void AnyAddKernel(float* residual, int64_t residual_stride, const flo
   if (i < cols) residual[blockIdx.y * residual_stride + i] += x[blockIdx.y * x_stride + i];
 }
 
-// A warp a group.
+// A lane's element of a group: adds x to the residual, quantizes what the weight w makes of it, and
+// returns the group's sum of squares.
+__device__ __forceinline__ float DeferGroup(float* residual, const float* x, float w, int64_t row,
+                                            int64_t group, const QuantizedRows& quantized) {
+  float value = *residual;
+  if (x != nullptr) {
+    value += *x;
+    *residual = value;
+  }
+  QuantizeGroup(value * w, row, group, quantized);
+  return SumOverWarp(value * value);
+}
+
+// A single row. A warp a group.
 __global__ void __launch_bounds__(128)
     DeferredNormKernel(float* residual, const float* x, const float* weight,
                        QuantizedRows quantized, float* squares) {
@@ -181,14 +194,36 @@ __global__ void __launch_bounds__(128)
   const float w = valid && weight != nullptr ? weight[i] : 1.0f;
   AwaitEarlierKernels();
   if (!valid) return;
-  float value = residual[i];
-  if (x != nullptr) {
-    value += x[i];
-    residual[i] = value;
-  }
-  QuantizeGroup(value * w, 0, i / 32, quantized);
-  const float square = SumOverWarp(value * value);
+  const float square =
+      DeferGroup(residual + i, x != nullptr ? x + i : nullptr, w, 0, i / 32, quantized);
   if (threadIdx.x % 32 == 0) squares[i / 32] = square;
+}
+
+// A block a row, a warp a group at a time. The row's factor is made as products make it of a single
+// row's squares, to the same bits.
+constexpr int kMostDeferredThreads = 512;
+
+__global__ void __launch_bounds__(kMostDeferredThreads)
+    DeferredNormRowsKernel(float* residual, int64_t residual_stride, const float* x,
+                           int64_t x_stride, const float* weight, float eps,
+                           QuantizedRows quantized, float* factors) {
+  LetLaterKernelsBegin();
+  extern __shared__ float squares[];
+  AwaitEarlierKernels();
+  const int64_t row = blockIdx.x;
+  residual += row * residual_stride;
+  if (x != nullptr) x += row * x_stride;
+  for (int64_t i = threadIdx.x; i < quantized.columns; i += blockDim.x) {
+    const float w = weight != nullptr ? weight[i] : 1.0f;
+    const float square =
+        DeferGroup(residual + i, x != nullptr ? x + i : nullptr, w, row, i / 32, quantized);
+    if (threadIdx.x % 32 == 0) squares[i / 32] = square;
+  }
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  const float sum = SumSquares(squares, quantized.columns / 32);
+  const float factor = FactorOf(sum, quantized.columns, eps);
+  if (threadIdx.x == 0) factors[row] = factor;
 }
 
 }  // namespace
@@ -228,6 +263,16 @@ void AddDeferredNorm(float* residual, const float* x, const float* weight,
   const auto blocks = static_cast<unsigned>((quantized.columns + 127) / 128);
   LaunchDependent(DeferredNormKernel, blocks, 128, 0, stream, residual, x, weight, quantized,
                   squares);
+}
+
+void AddDeferredNorms(float* residual, int64_t residual_stride, const float* x, int64_t x_stride,
+                      const float* weight, float eps, int rows, const QuantizedRows& quantized,
+                      float* factors, cudaStream_t stream) {
+  if (rows <= 0) return;
+  const auto threads =
+      static_cast<unsigned>(std::min<int64_t>(quantized.columns, kMostDeferredThreads));
+  LaunchDependent(DeferredNormRowsKernel, rows, threads, quantized.columns / 32 * sizeof(float),
+                  stream, residual, residual_stride, x, x_stride, weight, eps, quantized, factors);
 }
 
 void Add(float* residual, int64_t residual_stride, const float* x, int64_t x_stride, int rows,

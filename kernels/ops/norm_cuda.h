@@ -53,6 +53,19 @@ void AddDeferredNorm(float* residual,                 // (quantized.columns)
                      float* squares,                  // (quantized.columns / 32)
                      cudaStream_t stream);
 
+// The same for several rows: each gets what AddDeferredNorm gives it, to the bit, with the factor
+// that products make of its squares in `factors` (QuantizedRows::factors). At most
+// kMostDeferredColumns columns.
+inline constexpr int64_t kMostDeferredColumns = 1 << 18;  // sums of their groups fit shared memory
+void AddDeferredNorms(float* residual,  // (rows, quantized.columns), rows residual_stride apart
+                      int64_t residual_stride,
+                      const float* x,  // (rows, quantized.columns), rows x_stride apart, or null
+                      int64_t x_stride,
+                      const float* weight,  // (quantized.columns) or null
+                      float eps, int rows, const QuantizedRows& quantized,
+                      float* factors,  // (rows)
+                      cudaStream_t stream);
+
 // residual += x
 void Add(float* residual,  // (rows, cols), rows residual_stride apart
          int64_t residual_stride,

@@ -136,13 +136,13 @@ class CudaBackend : public Backend {
   // product and an Add of it, an Add and the norm of the sum, a rotation and attention, a choice of
   // experts and their fetch. An operation that is none of the others' followers runs them first.
   void RunPending();
-  // The norm of a single row is put off, too: products of 8-bit activations take it from the
-  // matmul's memory without its last step, which is theirs. If others want it, it is computed.
+  // The norm of few rows is put off, too: products of 8-bit activations take it from the matmul's
+  // memory without its last step, which is theirs. If others want it, it is computed.
   void RunDeferredNorm();
   void PrepareInput(Matrix input, std::span<const Projection> projections);
   bool NormProduct(Matrix residual, Matrix x, const Weight& weight, float epsilon, Matrix out);
   bool CanDeferNorm(const Matrix& out) const {
-    return Padded(static_cast<int>(out.rows)) == 1 && matmul_->CanDeferNorm(out.columns);
+    return matmul_->CanDeferNorm(Padded(static_cast<int>(out.rows)), out.columns);
   }
   const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
   cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
@@ -204,7 +204,7 @@ class CudaBackend : public Backend {
   std::optional<cuda::RouterScores> pending_choice_;
   struct DeferredNorm {
     Matrix residual;
-    const float* x;       // (columns) that is to be added before, or null
+    Matrix x;             // is to be added before; its data may be null
     const float* weight;  // (columns)
     float epsilon;
     Matrix out;      // not written

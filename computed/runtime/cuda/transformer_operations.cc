@@ -51,7 +51,7 @@ void CudaBackend::RmsNorm(Matrix x, const Weight& weight, float epsilon, Matrix 
   RunDeferredNorm();
   // In place it is done at once: what it is made of must stay until somebody takes it.
   if (CanDeferNorm(out) && out.data != x.data) {
-    deferred_norm_ = {x, nullptr, weight.floats(), epsilon, out, /*in_8_bits=*/false};
+    deferred_norm_ = {x, {}, weight.floats(), epsilon, out, /*in_8_bits=*/false};
     return;
   }
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
@@ -76,7 +76,7 @@ void CudaBackend::AddRmsNorm(Matrix residual, Matrix x, const Weight& weight, fl
   RunPending();
   RunDeferredNorm();
   if (CanDeferNorm(out)) {
-    deferred_norm_ = {residual, x.data, weight.floats(), epsilon, out, /*in_8_bits=*/false};
+    deferred_norm_ = {residual, x, weight.floats(), epsilon, out, /*in_8_bits=*/false};
     return;
   }
   const cuda::QuantizedRows quantized = QuantizedFormOf(out);
@@ -94,22 +94,22 @@ bool CudaBackend::NormProduct(Matrix residual, Matrix x, const Weight& weight, f
   const PendingProduct pending = *std::exchange(pending_product_, std::nullopt);
   matmul_->RunNormed(pending.product, residual.data, weight.floats(), epsilon, stream_);
   quantized_ = out.data;
-  deferred_norm_ = {residual, nullptr, weight.floats(), epsilon, out, /*in_8_bits=*/true};
+  deferred_norm_ = {residual, {}, weight.floats(), epsilon, out, /*in_8_bits=*/true};
   return true;
 }
 
 void CudaBackend::RunDeferredNorm() {
   if (!deferred_norm_.has_value()) return;
   const DeferredNorm norm = *std::exchange(deferred_norm_, std::nullopt);
-  const Matrix &residual = norm.residual, &out = norm.out;
+  const Matrix &residual = norm.residual, &x = norm.x, &out = norm.out;
   cuda::QuantizedRows quantized;
   if (!norm.in_8_bits || quantized_ == out.data) quantized = QuantizedFormOf(out);
-  if (norm.x != nullptr) {
-    cuda::AddRmsNorm(residual.data, residual.stride, norm.x, 0, norm.weight, norm.epsilon, 1,
-                     out.columns, out.data, out.stride, quantized, stream_);
+  if (x.data != nullptr) {
+    cuda::AddRmsNorm(residual.data, residual.stride, x.data, x.stride, norm.weight, norm.epsilon,
+                     Padded(out.rows), out.columns, out.data, out.stride, quantized, stream_);
   } else {
-    cuda::RmsNorm(residual.data, residual.stride, norm.weight, norm.epsilon, 1, out.columns,
-                  out.data, out.stride, quantized, stream_);
+    cuda::RmsNorm(residual.data, residual.stride, norm.weight, norm.epsilon, Padded(out.rows),
+                  out.columns, out.data, out.stride, quantized, stream_);
   }
 }
 
@@ -122,10 +122,10 @@ void CudaBackend::PrepareInput(Matrix input, std::span<const Projection> project
       });
   if (!takes_8_bits || (norm.in_8_bits && quantized_ != input.data)) return RunDeferredNorm();
   if (norm.in_8_bits) return;
-  matmul_->RunDeferredNorm(norm.residual.data, norm.x, input.columns, norm.weight, norm.epsilon,
-                           stream_);
+  matmul_->RunDeferredNorm(norm.residual.data, norm.residual.stride, norm.x.data, norm.x.stride,
+                           Padded(input.rows), input.columns, norm.weight, norm.epsilon, stream_);
   quantized_ = input.data;
-  norm.x = nullptr;
+  norm.x = {};
   norm.in_8_bits = true;
 }
 
