@@ -207,7 +207,7 @@ void MatMul::RunDeferredNorm(float* residual, int64_t residual_stride, const flo
 
 bool MatMul::CanRunNormed(const MatMulOutput& product) const {
   return CanDeferNorm(1, product.rows) &&
-         CanMultiplyNormed(product.type, product.weight, product.rows);
+         CanMultiplyNormed(product.type, product.weight, product.rows, product.cols);
 }
 
 void MatMul::RunNormed(const MatMulOutput& product, float* residual, const float* norm, float eps,

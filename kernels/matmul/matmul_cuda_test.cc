@@ -259,43 +259,59 @@ TEST_F(MatMulCudaTest, TakesActivationsThatAreQuantizedAlready) {
 
 // Products of two types with the same input, in one launch, are those that each type gives alone.
 TEST_F(MatMulCudaTest, TwoTypesAtOnce) {
-  constexpr int64_t kCols = 2560;
-  for (TensorType type : {TensorType::kQ4_K, TensorType::kQ5_K}) {
-    Workplace place(Config(Precision::kInt8, 1, kCols));
-    ASSERT_NE(place.matmul, nullptr) << place.error;
-    DeviceArray<float> x(MakeActivations(1, kCols, kCols, 5));
-    Outputs first, second, both;
-    for (Outputs* all : {&first, &both}) {
-      all->Add(MakeMatrix(type, 77, kCols, 1), 1, true);
-      all->Add(MakeMatrix(type, 9, kCols, 2), 1, false);
-    }
-    for (Outputs* all : {&second, &both}) {
-      all->Add(MakeMatrix(TensorType::kQ6_K, 33, kCols, 3, 8), 1, true);
-    }
-    for (Outputs* all : {&first, &second, &both}) {
-      ASSERT_EQ(place.matmul->Run(x.data(), kCols, 1, false, all->outputs, nullptr), nullptr);
-    }
-    const auto products = [](const Outputs& all, size_t i) {
-      std::vector<float> values = all.ys[i]->ToHost();
-      values.resize(all.matrices[i].rows);
-      return values;
-    };
-    EXPECT_EQ(products(both, 0), products(first, 0));
-    EXPECT_EQ(products(both, 1), products(first, 1));
-    EXPECT_EQ(products(both, 2), products(second, 0));
+  // There is a kernel for both where Q6_K has whole turns and is aligned, in either order.
+  struct Case {
+    int64_t cols;
+    size_t misalignment;
+    bool in_one;
+  };
+  for (const Case& c : {Case{4096, 0, true}, Case{2560, 0, false}, Case{4096, 8, false}}) {
+    for (TensorType type : {TensorType::kQ4_K, TensorType::kQ5_K}) {
+      Workplace place(Config(Precision::kInt8, 1, c.cols));
+      ASSERT_NE(place.matmul, nullptr) << place.error;
+      DeviceArray<float> x(MakeActivations(1, c.cols, c.cols, 5));
+      Outputs first, second, both;
+      for (Outputs* all : {&first, &both}) {
+        all->Add(MakeMatrix(type, 77, c.cols, 1), 1, true);
+        all->Add(MakeMatrix(type, 9, c.cols, 2), 1, false);
+      }
+      for (Outputs* all : {&second, &both}) {
+        all->Add(MakeMatrix(TensorType::kQ6_K, 33, c.cols, 3, c.misalignment), 1, true);
+      }
+      for (Outputs* all : {&first, &second, &both}) {
+        ASSERT_EQ(place.matmul->Run(x.data(), c.cols, 1, false, all->outputs, nullptr), nullptr);
+      }
+      const auto products = [](const Outputs& all, size_t i) {
+        std::vector<float> values = all.ys[i]->ToHost();
+        values.resize(all.matrices[i].rows);
+        return values;
+      };
+      const auto expect_both = [&] {
+        EXPECT_EQ(products(both, 0), products(first, 0));
+        EXPECT_EQ(products(both, 1), products(first, 1));
+        EXPECT_EQ(products(both, 2), products(second, 0));
+      };
+      expect_both();
 
-    // And there is a kernel for both, whose launch alone writes all of them.
-    std::vector<MatVecMatrix> matrices;
-    for (size_t i = 0; i < both.outputs.size(); ++i) {
-      const MatMulOutput& out = both.outputs[i];
-      matrices.push_back({out.weight, out.rows, out.bias, out.y, out.y_stride});
-      ASSERT_EQ(cudaMemset(out.y, 0xff, out.rows * sizeof(float)), cudaSuccess);
+      // One launch alone writes all of them.
+      std::vector<MatVecMatrix> matrices;
+      for (const MatMulOutput& out : both.outputs) {
+        matrices.push_back({out.weight, out.rows, out.bias, out.y, out.y_stride});
+      }
+      const std::span<const MatVecMatrix> all(matrices);
+      for (bool swapped : {false, true}) {
+        for (const MatMulOutput& out : both.outputs) {
+          ASSERT_EQ(cudaMemset(out.y, 0xff, out.rows * sizeof(float)), cudaSuccess);
+        }
+        const QuantizedRows rows = place.matmul->PrepareQuantized(1, c.cols);
+        const auto of_type = all.first(2), six = all.last(1);
+        const bool done =
+            swapped ? MixedMatVec(six, TensorType::kQ6_K, of_type, type, c.cols, rows, 1, nullptr)
+                    : MixedMatVec(of_type, type, six, TensorType::kQ6_K, c.cols, rows, 1, nullptr);
+        ASSERT_EQ(done, c.in_one);
+        if (done) expect_both();
+      }
     }
-    const std::span<const MatVecMatrix> all(matrices);
-    ASSERT_TRUE(MixedMatVec(all.first(2), type, all.last(1), TensorType::kQ6_K, kCols,
-                            place.matmul->PrepareQuantized(1, kCols), 1, nullptr));
-    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(products(both, i), products(first, i));
-    EXPECT_EQ(products(both, 2), products(second, 0));
   }
 }
 
@@ -328,7 +344,9 @@ TEST_F(MatMulCudaTest, DeferredNorms) {
   // Columns that one, two and four warps share.
   for (const Case& c :
        {Case{96, 512, TensorType::kQ4_K, 0, true}, Case{256, 2304, TensorType::kQ4_K, 0, true},
-        Case{256, 8448, TensorType::kQ4_K, 0, true}, Case{96, 512, TensorType::kQ6_K, 0, false},
+        Case{256, 8448, TensorType::kQ4_K, 0, true}, Case{96, 2048, TensorType::kQ6_K, 0, true},
+        Case{256, 4096, TensorType::kQ6_K, 0, true}, Case{256, 8192, TensorType::kQ6_K, 0, true},
+        Case{96, 512, TensorType::kQ6_K, 0, false}, Case{96, 2048, TensorType::kQ6_K, 8, false},
         Case{80, 512, TensorType::kQ4_K, 0, false}, Case{96, 512, TensorType::kQ4_K, 8, false}}) {
     SCOPED_TRACE(c.rows);
     Workplace place(Config(Precision::kInt8, 1, 8448));

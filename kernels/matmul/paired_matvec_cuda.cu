@@ -15,67 +15,97 @@ namespace {
 
 using quant::TensorType;
 
-// Elements of a row that a warp takes at a time.
-constexpr int kPairedChunkElements = 64 * 32;
-
 // Rows of a warp: as many as leave registers enough for other warps.
 template <TensorType kType, int kColumns>
 constexpr int kPairedRows = kColumns == 1 && kType == TensorType::kQ4_K ? 4 : 2;
 
-// 64 activations of one column.
+// The activations of one column for a pair of groups.
 struct ActivationPair {
   int4 q[4];
   float4 scale;  // QuantizedRows::scale of both groups
 };
 
+template <class Decoder>
 __device__ __forceinline__ ActivationPair LoadActivationPair(const QuantizedRows& x, int column,
                                                              int pair) {
   ActivationPair out;
-  const int4* q = reinterpret_cast<const int4*>(x.q + column * x.columns) + 4 * pair;
+  const int first = Decoder::FirstGroup(pair);
+  const int4* q = reinterpret_cast<const int4*>(x.q + column * x.columns) + 2 * first;
+  const float2* scale = x.scale + column * (x.columns / 32) + first;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) out.q[i] = q[i];
-  out.scale = reinterpret_cast<const float4*>(x.scale + column * (x.columns / 32))[pair];
+  for (int i = 0; i < 4; ++i) out.q[i] = q[i / 2 * (2 * Decoder::kGroupDistance) + i % 2];
+  if constexpr (Decoder::kGroupDistance == 1) {
+    out.scale = *reinterpret_cast<const float4*>(scale);
+  } else {
+    const float2 lower = scale[0], upper = scale[Decoder::kGroupDistance];
+    out.scale = make_float4(lower.x, lower.y, upper.x, upper.y);
+  }
   return out;
 }
 
-// Where a lane reads weights: pair `pair` of the rows, then every 32 * step-th pair.
+// Where a lane reads weights of the rows: a turn, then every step-th behind it.
 template <TensorType kType, int kRows>
 struct PairRows {
   using Decoder = PairDecoder<kType>;
   using Raw = typename Decoder::Raw;
 
-  const uint8_t* block;    // of the first row
-  uint32_t offset[kRows];  // of the others' blocks from there
-  int in_block;            // pair of its block
+  const uint8_t* begin;    // of the first row
+  uint32_t offset[kRows];  // of the others from there
 
   __device__ __forceinline__ void Load(Raw (&raw)[kRows]) const {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) Decoder::Load(block + offset[i], in_block, raw[i]);
+    for (int i = 0; i < kRows; ++i) Decoder::Load(begin + offset[i], threadIdx.x % 32, raw[i]);
   }
-  __device__ __forceinline__ void Advance(int step) { block += step * (8 * Decoder::kBlockBytes); }
+  __device__ __forceinline__ void Advance(int step) { begin += step * (8 * Decoder::kBlockBytes); }
+};
+
+// What a warp passes weights on in.
+template <class Decoder, int kWarps>
+struct PairScratch {
+  __align__(16) uint8_t bytes[kWarps][Decoder::kScratchBytes > 0 ? Decoder::kScratchBytes : 16];
+
+  __device__ __forceinline__ uint8_t* OfWarp() { return bytes[threadIdx.x / 32]; }
 };
 
 // Adds the pair's products with a column to `sum`.
 template <class Decoder>
-__device__ __forceinline__ void AddPairProducts(const typename Decoder::Raw& raw, int pair,
-                                                const PairScales& scales, const ActivationPair& x,
-                                                float& sum) {
+__device__ __forceinline__ void AddPairProducts(const typename Decoder::Pair& pair,
+                                                const ActivationPair& x, float& sum) {
   const int xs[2][8] = {
       {x.q[0].x, x.q[0].y, x.q[0].z, x.q[0].w, x.q[1].x, x.q[1].y, x.q[1].z, x.q[1].w},
       {x.q[2].x, x.q[2].y, x.q[2].z, x.q[2].w, x.q[3].x, x.q[3].y, x.q[3].z, x.q[3].w}};
-  int products[2] = {};
+  const float x_scale[2] = {x.scale.x, x.scale.z};
+  if constexpr (Decoder::kTwoScales) {
+    int products[2][2] = {};
 #pragma unroll
-  for (int w = 0; w < 8; ++w) {
+    for (int w = 0; w < 8; ++w) {
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {
+        int& product = products[group][w / 4];
+        product = Dot4<false>(pair.Word(group, w), xs[group][w], product);
+      }
+    }
 #pragma unroll
     for (int group = 0; group < 2; ++group) {
-      products[group] =
-          Dot4<true>(Decoder::Word(raw, pair, group, w), xs[group][w], products[group]);
+      const float product = fmaf(pair.scale(group, 0), static_cast<float>(products[group][0]),
+                                 pair.scale(group, 1) * static_cast<float>(products[group][1]));
+      sum = fmaf(x_scale[group], product, sum);
     }
+  } else {
+    int products[2] = {};
+#pragma unroll
+    for (int w = 0; w < 8; ++w) {
+#pragma unroll
+      for (int group = 0; group < 2; ++group) {
+        products[group] = Dot4<true>(pair.Word(group, w), xs[group][w], products[group]);
+      }
+    }
+    const PairScales& scales = pair.scales();
+    sum = fmaf(x_scale[0] * scales.scale[0], static_cast<float>(products[0]), sum);
+    sum = fmaf(x_scale[1] * scales.scale[1], static_cast<float>(products[1]), sum);
+    sum = fmaf(scales.offset[0], x.scale.y, sum);
+    sum = fmaf(scales.offset[1], x.scale.w, sum);
   }
-  sum = fmaf(x.scale.x * scales.scale[0], static_cast<float>(products[0]), sum);
-  sum = fmaf(x.scale.z * scales.scale[1], static_cast<float>(products[1]), sum);
-  sum = fmaf(scales.offset[0], x.scale.y, sum);
-  sum = fmaf(scales.offset[1], x.scale.w, sum);
 }
 
 // Blocks first_block, first_block + step... of the `blocks` of a launch. Where there is more than
@@ -87,6 +117,7 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
                                               unsigned blocks) {
   using Decoder = PairDecoder<kType>;
   LetLaterKernelsBegin();
+  __shared__ PairScratch<Decoder, kMatVecWarps> scratch;
   const int pairs = static_cast<int>(launch.cols / 64);
   const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -101,8 +132,8 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
     // Beyond the last row that one again; its products are not stored.
     const int64_t row = min(task.row, matrix.rows - 1);
     const int behind = static_cast<int>(min(matrix.rows - 1 - row, int64_t{kRows}));
-    rows.block = matrix.weight + row * row_bytes + pair / 4 * Decoder::kBlockBytes;
-    rows.in_block = pair % 4;
+    rows.begin = Decoder::Begin(
+        matrix.weight + row * row_bytes + task.part * (8 * Decoder::kBlockBytes), lane);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) rows.offset[i] = min(i, behind) * row_bytes;
     if (pair < pairs) rows.Load(raw);
@@ -114,16 +145,26 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
   for (unsigned block = first_block; block < blocks; block += step) {
     float sums[kRows][kColumns] = {};
     while (pair < pairs) {
-      PairScales scales[kRows];
-#pragma unroll
-      for (int column = 0; column < kColumns; ++column) {
+      const auto activations = [&](int column) {
         // Beyond the last column that one again.
-        const int from = min(task.first_column + column, launch.n - 1);
-        const ActivationPair activations = LoadActivationPair(x, from, pair);
+        return LoadActivationPair<Decoder>(x, min(task.first_column + column, launch.n - 1), pair);
+      };
+      if constexpr (kColumns == 1) {
+        const ActivationPair only = activations(0);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
-          if (column == 0) scales[i] = Decoder::Scales(raw[i], rows.in_block);
-          AddPairProducts<Decoder>(raw[i], rows.in_block, scales[i], activations, sums[i][column]);
+          const typename Decoder::Pair weights(raw[i], lane, scratch.OfWarp());
+          AddPairProducts<Decoder>(weights, only, sums[i][0]);
+        }
+      } else {
+        static_assert(kRows == 2);
+        const typename Decoder::Pair first(raw[0], lane, scratch.OfWarp());
+        const typename Decoder::Pair second(raw[1], lane, scratch.OfWarp());
+#pragma unroll
+        for (int column = 0; column < kColumns; ++column) {
+          const ActivationPair these = activations(column);
+          AddPairProducts<Decoder>(first, these, sums[0][column]);
+          AddPairProducts<Decoder>(second, these, sums[1][column]);
         }
       }
       pair += 32 * launch.split;
@@ -145,16 +186,18 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns <= 4 ? 4 : 3)
                                                                blocks);
 }
 
-// Two launches with the same activations in one grid: `paired` of kPairs, then `staged` of kOther.
-template <TensorType kPairs, TensorType kOther>
+// Two launches with the same activations in one grid: `first` of kFirst, then `second` of kSecond.
+template <TensorType kFirst, TensorType kSecond>
 __global__ void __launch_bounds__(32 * kMatVecWarps, 4)
-    MixedMatVecKernel(const __grid_constant__ MatVecLaunch paired, unsigned paired_blocks,
-                      const __grid_constant__ MatVecLaunch staged, QuantizedRows x) {
-  if (blockIdx.x < paired_blocks) {
-    MultiplyPairs<kPairs, kPairedRows<kPairs, 1>, 1>(paired, x, blockIdx.x, paired_blocks,
-                                                     paired_blocks);
+    MixedMatVecKernel(const __grid_constant__ MatVecLaunch first, unsigned first_blocks,
+                      const __grid_constant__ MatVecLaunch second, QuantizedRows x) {
+  const unsigned second_blocks = gridDim.x - first_blocks;
+  if (blockIdx.x < first_blocks) {
+    MultiplyPairs<kFirst, kPairedRows<kFirst, 1>, 1>(first, x, blockIdx.x, first_blocks,
+                                                     first_blocks);
   } else {
-    StagedMatVec<kOther, 1>(staged, x, blockIdx.x - paired_blocks);
+    MultiplyPairs<kSecond, kPairedRows<kSecond, 1>, 1>(second, x, blockIdx.x - first_blocks,
+                                                       second_blocks, second_blocks);
   }
 }
 
@@ -179,20 +222,19 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
   using Decoder = PairDecoder<kType>;
   LetLaterKernelsBegin();
   __shared__ float results[32];
+  __shared__ PairScratch<Decoder, kGatedWarps> scratch;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int pairs = static_cast<int>(x.columns / 64);
   const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
 
   PairRows<kType, 2> gate, up;
-  gate.in_block = up.in_block = lane % 4;
   gate.offset[0] = up.offset[0] = 0;
   gate.offset[1] = up.offset[1] = row_bytes;
   int asked_pass = 0, asked_pair = lane;
   const auto begin_pass = [&] {
     const int64_t row = int64_t{blockIdx.x} * 32 + 2 * (kGatedPasses * warp + asked_pass);
-    const int64_t offset = row * row_bytes + lane / 4 * Decoder::kBlockBytes;
-    gate.block = a.gate + offset;
-    up.block = a.up + offset;
+    gate.begin = Decoder::Begin(a.gate + row * row_bytes, lane);
+    up.begin = Decoder::Begin(a.up + row * row_bytes, lane);
   };
   const auto ask = [&](GatedWeights<kType>& weights) {
     if (asked_pass == kGatedPasses) return;
@@ -212,9 +254,10 @@ __global__ void __launch_bounds__(32 * kGatedWarps, kGatedBlocks<kType>)
   int pass = 0, pair = lane;
   const auto take = [&](GatedWeights<kType>& weights) {
     if (pair < pairs) {
-      const ActivationPair activations = LoadActivationPair(x, 0, pair);
+      const ActivationPair activations = LoadActivationPair<Decoder>(x, 0, pair);
       const auto add = [&](const typename Decoder::Raw& raw, float& sum) {
-        AddPairProducts<Decoder>(raw, lane % 4, Decoder::Scales(raw, lane % 4), activations, sum);
+        const typename Decoder::Pair weights(raw, lane, scratch.OfWarp());
+        AddPairProducts<Decoder>(weights, activations, sum);
       };
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -265,13 +308,13 @@ __global__ void __launch_bounds__(32 * kNormedWarps)
   LetLaterKernelsBegin();
   constexpr int kRows = 32 / kNormedWarps;
   __shared__ float results[32];
+  __shared__ PairScratch<Decoder, kNormedWarps> scratch;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int pairs = static_cast<int>(x.columns / 64);
   const int row_bytes = pairs / 4 * Decoder::kBlockBytes;
   PairRows<kType, kRows> rows;
-  rows.block = a.weight + (int64_t{blockIdx.x} * 32 + kRows * warp) * row_bytes +
-               lane / 4 * Decoder::kBlockBytes;
-  rows.in_block = lane % 4;
+  rows.begin =
+      Decoder::Begin(a.weight + (int64_t{blockIdx.x} * 32 + kRows * warp) * row_bytes, lane);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) rows.offset[i] = i * row_bytes;
   int asked = lane, pair = lane;
@@ -282,11 +325,11 @@ __global__ void __launch_bounds__(32 * kNormedWarps)
   };
   const auto take = [&](typename Decoder::Raw(&raw)[kRows], float(&sums)[kRows]) {
     if (pair < pairs) {
-      const ActivationPair activations = LoadActivationPair(x, 0, pair);
+      const ActivationPair activations = LoadActivationPair<Decoder>(x, 0, pair);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        const PairScales scales = Decoder::Scales(raw[i], rows.in_block);
-        AddPairProducts<Decoder>(raw[i], rows.in_block, scales, activations, sums[i]);
+        const typename Decoder::Pair weights(raw[i], lane, scratch.OfWarp());
+        AddPairProducts<Decoder>(weights, activations, sums[i]);
       }
     }
     ask(raw);
@@ -363,16 +406,23 @@ template <class Run>
 void VisitPairedType(TensorType type, const Run& run) {
   if (type == TensorType::kQ4_K) {
     run.template operator()<TensorType::kQ4_K>();
-  } else {
+  } else if (type == TensorType::kQ5_K) {
     run.template operator()<TensorType::kQ5_K>();
+  } else {
+    run.template operator()<TensorType::kQ6_K>();
   }
+}
+
+// Whether rows can be read in pieces of 16 bytes.
+bool HasPairRows(TensorType type, const uint8_t* weight, int64_t cols) {
+  return SixteenByteRows(weight) && (type != TensorType::kQ6_K || cols % kTurnElements == 0);
 }
 
 // The logarithm of how many warps share rows: as many as find room at once on a large GPU (132
 // processors with 16 warps of four rows each), so that no processor waits for a second round.
 int ChoosePairedSplitBits(int64_t rows, int64_t cols) {
   constexpr int64_t kMostWarps = 132 * 16;
-  const int64_t chunks = (cols + kPairedChunkElements - 1) / kPairedChunkElements;
+  const int64_t chunks = (cols + kTurnElements - 1) / kTurnElements;
   int bits = 0;
   while (1 << bits < kMatVecWarps && 2 << bits <= chunks &&
          (rows / 4) << (bits + 1) <= kMostWarps) {
@@ -390,9 +440,9 @@ unsigned Plan(std::span<const MatVecMatrix> matrices, int64_t cols, int n, MatVe
 
 }  // namespace
 
-bool IsPairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices) {
-  return HasPairs(type) && std::all_of(matrices.begin(), matrices.end(), [](const MatVecMatrix& m) {
-           return SixteenByteRows(m.weight);
+bool IsPairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols) {
+  return HasPairs(type) && std::all_of(matrices.begin(), matrices.end(), [&](const auto& matrix) {
+           return HasPairRows(type, matrix.weight, cols);
          });
 }
 
@@ -405,53 +455,71 @@ void PairedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64
   });
 }
 
-bool MixedMatVec(std::span<const MatVecMatrix> paired, TensorType paired_type,
-                 std::span<const MatVecMatrix> staged, TensorType staged_type, int64_t cols,
+bool MixedMatVec(std::span<const MatVecMatrix> first, TensorType first_type,
+                 std::span<const MatVecMatrix> second, TensorType second_type, int64_t cols,
                  const QuantizedRows& x, int n, cudaStream_t stream) {
-  if (n != 1 || staged_type != TensorType::kQ6_K || !IsPairedMatVec(paired_type, paired)) {
+  if (second_type != TensorType::kQ6_K) {
+    if (first_type != TensorType::kQ6_K) return false;
+    std::swap(first, second);
+    std::swap(first_type, second_type);
+  }
+  if (n != 1 || first_type == second_type || !IsPairedMatVec(first_type, first, cols) ||
+      !IsPairedMatVec(second_type, second, cols)) {
     return false;
   }
-  VisitPairedType(paired_type, [&]<TensorType kType>() {
-    MatVecLaunch first{}, second{};
-    const unsigned first_blocks = Plan<kType>(paired, cols, n, first);
-    const auto second_blocks =
-        static_cast<unsigned>(PlanMatVec(staged, cols, n, kChunkElements, second));
-    LaunchDependent(MixedMatVecKernel<kType, TensorType::kQ6_K>, first_blocks + second_blocks,
-                    32 * kMatVecWarps, 0, stream, first, first_blocks, second, x);
-  });
+  const auto run = [&]<TensorType kFirst>() {
+    constexpr TensorType kSecond = TensorType::kQ6_K;
+    MatVecLaunch launches[2] = {};
+    const unsigned first_blocks = Plan<kFirst>(first, cols, n, launches[0]);
+    const unsigned second_blocks = Plan<kSecond>(second, cols, n, launches[1]);
+    LaunchDependent(MixedMatVecKernel<kFirst, kSecond>, first_blocks + second_blocks,
+                    32 * kMatVecWarps, 0, stream, launches[0], first_blocks, launches[1], x);
+  };
+  if (first_type == TensorType::kQ4_K) {
+    run.template operator()<TensorType::kQ4_K>();
+  } else {
+    run.template operator()<TensorType::kQ5_K>();
+  }
   return true;
 }
 
-bool CanMultiplyNormed(TensorType type, const uint8_t* weight, int64_t rows) {
+bool CanMultiplyNormed(TensorType type, const uint8_t* weight, int64_t rows, int64_t cols) {
   // Blocks that had to wait for others would lose more than a norm takes.
-  return type == TensorType::kQ4_K && SixteenByteRows(weight) && rows % 32 == 0 &&
-         rows / 32 <= Multiprocessors();
+  return (type == TensorType::kQ4_K || type == TensorType::kQ6_K) &&
+         HasPairRows(type, weight, cols) && rows % 32 == 0 && rows / 32 <= Multiprocessors();
 }
 
 void MultiplyNormed(TensorType type, const NormedMatVec& a, const QuantizedRows& x,
                     cudaStream_t stream) {
-  assert(CanMultiplyNormed(type, a.weight, a.rows));
+  assert(CanMultiplyNormed(type, a.weight, a.rows, x.columns));
   const auto run = [&](auto kernel) {
+    PreferCache(kernel);  // a processor has one block
     LaunchDependent(kernel, static_cast<unsigned>(a.rows / 32), 32 * kNormedWarps, 0, stream, a, x);
   };
-  switch (ChoosePairedSplitBits(a.rows, x.columns)) {
-    case 0:
-      return run(NormedMatVecKernel<TensorType::kQ4_K, 1>);
-    case 1:
-      return run(NormedMatVecKernel<TensorType::kQ4_K, 2>);
-    default:
-      return run(NormedMatVecKernel<TensorType::kQ4_K, 4>);
-  }
+  const auto run_type = [&]<TensorType kType>() {
+    switch (ChoosePairedSplitBits(a.rows, x.columns)) {
+      case 0:
+        return run(NormedMatVecKernel<kType, 1>);
+      case 1:
+        return run(NormedMatVecKernel<kType, 2>);
+      default:
+        return run(NormedMatVecKernel<kType, 4>);
+    }
+  };
+  if (type == TensorType::kQ4_K) return run_type.template operator()<TensorType::kQ4_K>();
+  run_type.template operator()<TensorType::kQ6_K>();
 }
 
 bool GateMatVec(TensorType type, const GatedMatVec& a, const QuantizedRows& x,
                 cudaStream_t stream) {
   // Only where QuantizedMatVec would not let warps share rows, so that both give the same bits.
-  if (!HasPairs(type) || !SixteenByteRows(a.gate) || !SixteenByteRows(a.up) || a.rows % 32 != 0 ||
+  if (!HasPairs(type) || !HasPairRows(type, a.gate, x.columns) ||
+      !HasPairRows(type, a.up, x.columns) || a.rows % 32 != 0 ||
       ChoosePairedSplitBits(2 * a.rows, x.columns) != 0) {
     return false;
   }
   VisitPairedType(type, [&]<TensorType kType>() {
+    if (PairDecoder<kType>::kScratchBytes == 0) PreferCache(GatedMatVecKernel<kType>);
     LaunchDependent(GatedMatVecKernel<kType>, static_cast<unsigned>(a.rows / 32), 32 * kGatedWarps,
                     0, stream, a, x);
   });

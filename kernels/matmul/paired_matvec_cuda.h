@@ -1,8 +1,8 @@
 // Products of quantized matrices with 8-bit activations (quantized_matvec_cuda.h) for the formats
-// of decode_pair.cuh: whole blocks of them are multiples of 16 bytes, and a lane reads two groups
-// of 32 that share bytes straight from memory, without a detour through shared memory. With several
-// rows for the same activations that takes less than half of the other kernel's instructions, which
-// is what products of a single column otherwise wait for.
+// of decode_pair.cuh: a lane takes two groups of 32 that share bytes, and keeps weights that are on
+// their way in registers rather than in shared memory, which leaves the first-level cache large.
+// With several rows for the same activations that takes less than half of the other kernel's
+// instructions, which is what products of a single column otherwise wait for.
 #ifndef KERNELS_MATMUL_PAIRED_MATVEC_CUDA_H_
 #define KERNELS_MATMUL_PAIRED_MATVEC_CUDA_H_
 
@@ -17,8 +17,9 @@
 
 namespace gguf_offload::cuda {
 
-// Whether the matrices can be multiplied here: by their type, and 16-byte aligned.
-bool IsPairedMatVec(quant::TensorType type, std::span<const MatVecMatrix> matrices);
+// Whether the matrices can be multiplied here: by their type, and with rows of whole pieces of 16
+// bytes that are aligned to as many.
+bool IsPairedMatVec(quant::TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols);
 
 // QuantizedMatVec of such matrices.
 void PairedMatVec(quant::TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
@@ -26,8 +27,8 @@ void PairedMatVec(quant::TensorType type, std::span<const MatVecMatrix> matrices
 
 // QuantizedMatVec of matrices of two types in one launch, or false where there is no kernel for
 // that: a mix of quantizations often has one of several products of the same input in another type.
-bool MixedMatVec(std::span<const MatVecMatrix> paired, quant::TensorType paired_type,
-                 std::span<const MatVecMatrix> staged, quant::TensorType staged_type, int64_t cols,
+bool MixedMatVec(std::span<const MatVecMatrix> first, quant::TensorType first_type,
+                 std::span<const MatVecMatrix> second, quant::TensorType second_type, int64_t cols,
                  const QuantizedRows& x, int n, cudaStream_t stream);
 
 // Both products of a gated unit and what is made of them.
@@ -59,7 +60,7 @@ struct NormedMatVec {
 // what QuantizedRows::squares says, so that nobody waits for the sum of all.
 void MultiplyNormed(quant::TensorType type, const NormedMatVec& a, const QuantizedRows& x,
                     cudaStream_t stream);
-bool CanMultiplyNormed(quant::TensorType type, const uint8_t* weight, int64_t rows);
+bool CanMultiplyNormed(quant::TensorType type, const uint8_t* weight, int64_t rows, int64_t cols);
 
 }  // namespace gguf_offload::cuda
 

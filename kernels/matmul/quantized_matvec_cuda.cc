@@ -32,7 +32,7 @@ bool IsQuantizedMatVecType(TensorType type) { return FindLauncher(type) != nullp
 
 void QuantizedMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
                      const QuantizedRows& x, int n, cudaStream_t stream) {
-  if (IsPairedMatVec(type, matrices)) return PairedMatVec(type, matrices, cols, x, n, stream);
+  if (IsPairedMatVec(type, matrices, cols)) return PairedMatVec(type, matrices, cols, x, n, stream);
   MatVecLaunch launch{};
   const int64_t blocks = PlanMatVec(matrices, cols, n, kChunkElements, launch);
   if (blocks > 0) FindLauncher(type)(launch, blocks, x, stream);

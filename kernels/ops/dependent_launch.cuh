@@ -75,6 +75,15 @@ void LaunchDependent(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_
 
 #endif  // CUDA_EMULATOR
 
+// Lets the first-level cache have what `kernel` does not need of the memory that it shares with
+// shared memory, also if another division would let more of the kernel's blocks run at once: a
+// processor otherwise keeps the division that an earlier kernel wanted.
+template <class Kernel>
+void PreferCache(Kernel kernel) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                       cudaSharedmemCarveoutMaxL1);
+}
+
 }  // namespace gguf_offload::cuda
 
 #endif  // KERNELS_OPS_DEPENDENT_LAUNCH_CUH_
