@@ -415,7 +415,7 @@ void VisitPairedType(TensorType type, const Run& run) {
 
 // Whether rows can be read in pieces of 16 bytes.
 bool HasPairRows(TensorType type, const uint8_t* weight, int64_t cols) {
-  return SixteenByteRows(weight) && (type != TensorType::kQ6_K || cols % kTurnElements == 0);
+  return SixteenByteRows(weight) && (!NeedsWholeTurns(type) || cols % kTurnElements == 0);
 }
 
 // The logarithm of how many warps share rows: as many as find room at once on a large GPU (132

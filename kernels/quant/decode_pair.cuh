@@ -18,7 +18,6 @@ inline constexpr int kTurnElements = 2048;
 
 // Decodes lane `lane`'s pair of a turn: pair lane % 4 of block lane / 4.
 //   static constexpr int kBlockBytes;    // of 256 elements
-//   static constexpr bool kWholeTurns;   // rows must be whole turns
 //   static constexpr int kScratchBytes;  // of shared memory, 16-byte aligned, that a warp needs
 //   // A pair's first group among all of a row, and how far behind it the second is.
 //   static constexpr int kGroupDistance;
@@ -42,6 +41,9 @@ constexpr bool HasPairs(quant::TensorType type) {
   return type == quant::TensorType::kQ4_K || type == quant::TensorType::kQ5_K ||
          type == quant::TensorType::kQ6_K;
 }
+
+// Whether only whole turns of a row are multiples of 16 bytes.
+constexpr bool NeedsWholeTurns(quant::TensorType type) { return type == quant::TensorType::kQ6_K; }
 
 // The scales and minima of two neighbouring groups, bytes in the header as SixBitScale's.
 // upper_factor: of the second group's numbers.
@@ -76,7 +78,7 @@ __device__ __forceinline__ void LoadVectors(const uint8_t* from, uint4 (&vectors
 template <>
 struct PairDecoder<quant::TensorType::kQ4_K> {
   static constexpr int kBlockBytes = 144, kScratchBytes = 0, kGroupDistance = 1;
-  static constexpr bool kWholeTurns = false, kTwoScales = false;
+  static constexpr bool kTwoScales = false;
   struct Raw {
     uint4 header;
     uint4 nibbles[2];
@@ -110,7 +112,7 @@ struct PairDecoder<quant::TensorType::kQ4_K> {
 template <>
 struct PairDecoder<quant::TensorType::kQ5_K> {
   static constexpr int kBlockBytes = 176, kScratchBytes = 0, kGroupDistance = 1;
-  static constexpr bool kWholeTurns = false, kTwoScales = false;
+  static constexpr bool kTwoScales = false;
   struct Raw {
     uint4 header;
     uint4 nibbles[2];
@@ -151,7 +153,7 @@ struct PairDecoder<quant::TensorType::kQ5_K> {
 template <>
 struct PairDecoder<quant::TensorType::kQ6_K> {
   static constexpr int kBlockBytes = 210, kScratchBytes = 8 * kBlockBytes, kGroupDistance = 2;
-  static constexpr bool kWholeTurns = true, kTwoScales = true;
+  static constexpr bool kTwoScales = true;
   static constexpr int kPieces = kScratchBytes / 16;
   struct Raw {
     uint4 pieces[(kPieces + 31) / 32];
