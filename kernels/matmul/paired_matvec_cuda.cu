@@ -186,8 +186,9 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns <= 4 ? 4 : 3)
                                                                blocks);
 }
 
-// Two launches with the same activations in one grid: `first` of kFirst, then `second` of kSecond.
-template <TensorType kFirst, TensorType kSecond>
+// Two launches with the same activations in one grid: `first` of kFirst, then `second` of kSecond,
+// which may not have pairs of its own.
+template <TensorType kFirst, TensorType kSecond, bool kSecondHasPairs>
 __global__ void __launch_bounds__(32 * kMatVecWarps, 4)
     MixedMatVecKernel(const __grid_constant__ MatVecLaunch first, unsigned first_blocks,
                       const __grid_constant__ MatVecLaunch second, QuantizedRows x) {
@@ -195,9 +196,11 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, 4)
   if (blockIdx.x < first_blocks) {
     MultiplyPairs<kFirst, kPairedRows<kFirst, 1>, 1>(first, x, blockIdx.x, first_blocks,
                                                      first_blocks);
-  } else {
+  } else if constexpr (kSecondHasPairs) {
     MultiplyPairs<kSecond, kPairedRows<kSecond, 1>, 1>(second, x, blockIdx.x - first_blocks,
                                                        second_blocks, second_blocks);
+  } else {
+    StagedMatVec<kSecond, 1>(second, x, blockIdx.x - first_blocks);
   }
 }
 
@@ -463,22 +466,30 @@ bool MixedMatVec(std::span<const MatVecMatrix> first, TensorType first_type,
     std::swap(first, second);
     std::swap(first_type, second_type);
   }
-  if (n != 1 || first_type == second_type || !IsPairedMatVec(first_type, first, cols) ||
-      !IsPairedMatVec(second_type, second, cols)) {
-    return false;
-  }
-  const auto run = [&]<TensorType kFirst>() {
+  if (n != 1 || first_type == second_type || !IsPairedMatVec(first_type, first, cols)) return false;
+  const auto run = [&]<TensorType kFirst, bool kSecondHasPairs>() {
     constexpr TensorType kSecond = TensorType::kQ6_K;
     MatVecLaunch launches[2] = {};
     const unsigned first_blocks = Plan<kFirst>(first, cols, n, launches[0]);
-    const unsigned second_blocks = Plan<kSecond>(second, cols, n, launches[1]);
-    LaunchDependent(MixedMatVecKernel<kFirst, kSecond>, first_blocks + second_blocks,
-                    32 * kMatVecWarps, 0, stream, launches[0], first_blocks, launches[1], x);
+    const unsigned second_blocks =
+        kSecondHasPairs
+            ? Plan<kSecond>(second, cols, n, launches[1])
+            : static_cast<unsigned>(PlanMatVec(second, cols, n, kChunkElements, launches[1]));
+    LaunchDependent(MixedMatVecKernel<kFirst, kSecond, kSecondHasPairs>,
+                    first_blocks + second_blocks, 32 * kMatVecWarps, 0, stream, launches[0],
+                    first_blocks, launches[1], x);
+  };
+  const auto run_first = [&]<TensorType kFirst>() {
+    if (IsPairedMatVec(second_type, second, cols)) {
+      run.template operator()<kFirst, true>();
+    } else {
+      run.template operator()<kFirst, false>();
+    }
   };
   if (first_type == TensorType::kQ4_K) {
-    run.template operator()<TensorType::kQ4_K>();
+    run_first.template operator()<TensorType::kQ4_K>();
   } else {
-    run.template operator()<TensorType::kQ5_K>();
+    run_first.template operator()<TensorType::kQ5_K>();
   }
   return true;
 }
