@@ -1,10 +1,11 @@
 #include "kernels/matmul/float_matvec_cuda.h"
-#include "kernels/ops/dependent_launch.cuh"
 
 #include <algorithm>
 
 #include "kernels/matmul/matvec_launch.cuh"
 #include "kernels/matmul/plain_numbers.cuh"
+#include "kernels/ops/block_sum.cuh"
+#include "kernels/ops/dependent_launch.cuh"
 #include "kernels/ops/prefetch_line.cuh"
 #include "kernels/ops/vector_access.h"
 
@@ -13,9 +14,15 @@ namespace {
 
 using quant::TensorType;
 
-struct FloatColumns {
-  const float* x;  // (n, cols)
+// Where kernels find (n, cols) activations.
+struct GivenColumns {
+  static constexpr bool kOfNorm = false;
+  const float* x;
   int64_t stride;  // in floats
+};
+struct ColumnsOfNorm {
+  static constexpr bool kOfNorm = true;
+  NormToCome norm;
 };
 
 // A lane's 16 bytes of a row, or a single number of it.
@@ -43,7 +50,7 @@ struct WeightPiece {
 };
 
 template <int kNumbers>
-__device__ __forceinline__ void LoadColumn(const float* from, float (&x)[kNumbers]) {
+__device__ __forceinline__ void LoadNumbers(const float* from, float (&x)[kNumbers]) {
   if constexpr (kNumbers == 1) {
     x[0] = *from;
   } else {
@@ -58,9 +65,60 @@ __device__ __forceinline__ void LoadColumn(const float* from, float (&x)[kNumber
   }
 }
 
-template <class Number, int kColumns, bool kVector>
+// Elements from `col` on of column `column`.
+template <int kNumbers>
+__device__ __forceinline__ void LoadColumn(const GivenColumns& columns, int64_t column, int col,
+                                           float (&x)[kNumbers], float&) {
+  LoadNumbers(columns.x + column * columns.stride + col, x);
+}
+
+// The same of a norm, but for the division by the root mean square; adds to the lane's `squares`.
+template <int kNumbers>
+__device__ __forceinline__ void LoadColumn(const ColumnsOfNorm& columns, int64_t column, int col,
+                                           float (&x)[kNumbers], float& squares) {
+  const NormToCome& norm = columns.norm;
+  float more[kNumbers];
+  LoadNumbers(norm.residual + column * norm.residual_stride + col, x);
+  if (norm.x != nullptr) {
+    LoadNumbers(norm.x + column * norm.x_stride + col, more);
+#pragma unroll
+    for (int i = 0; i < kNumbers; ++i) x[i] += more[i];
+  }
+#pragma unroll
+  for (int i = 0; i < kNumbers; ++i) squares = fmaf(x[i], x[i], squares);
+  if (norm.weight == nullptr) return;
+  LoadNumbers(norm.weight + col, more);
+#pragma unroll
+  for (int i = 0; i < kNumbers; ++i) x[i] *= more[i];
+}
+
+// Adds up the squares of the warps that share the columns and stores what products with each column
+// are to be multiplied by. The whole block calls it.
+template <int kColumns>
+__device__ __forceinline__ void MakeFactors(const MatVecLaunch& launch, float eps,
+                                            const float (&squares)[kColumns],
+                                            float (&factors)[kMatVecWarps][kColumns]) {
+  __shared__ float parts[kMatVecWarps][kColumns];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int column = 0; column < kColumns; ++column) {
+    const float sum = SumOverWarp(squares[column]);
+    if (lane == column) parts[warp][column] = sum;
+  }
+  __syncthreads();
+  if (lane < kColumns) {
+    const int first = warp / launch.split * launch.split;
+    float sum = parts[first][lane];
+    for (int part = 1; part < launch.split; ++part) sum += parts[first + part][lane];
+    factors[warp][lane] = 1.0f / sqrtf(sum / launch.cols + eps);
+  }
+  __syncwarp();
+}
+
+template <class Number, int kColumns, bool kVector, class Columns>
 __global__ void __launch_bounds__(32 * kMatVecWarps)
-    FloatMatVecKernel(const __grid_constant__ MatVecLaunch launch, FloatColumns columns) {
+    FloatMatVecKernel(const __grid_constant__ MatVecLaunch launch,
+                      const __grid_constant__ Columns columns) {
   LetLaterKernelsBegin();
   using Piece = WeightPiece<Number, kVector>;
   constexpr int kNumbers = Piece::kNumbers;
@@ -72,9 +130,11 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
   const int step = 32 * kNumbers * launch.split;
   const int cols = static_cast<int>(launch.cols);
   float sums[kMatVecRows][kColumns] = {};
+  float squares[kColumns] = {};  // of a norm
 
-  // The first weights come while earlier kernels run, the next ones come nearer.
-  constexpr int kAhead = kColumns == 1 && kVector ? 8 : 0;
+  // The first weights come while earlier kernels run, the next ones come nearer. Where there are
+  // few rows, most of a processor's registers are free for them.
+  constexpr int kAhead = kColumns > 1 || !kVector ? 0 : Columns::kOfNorm ? 16 : 8;
   constexpr int kMostPrefetched = 16;
   Piece ahead[kAhead + 1][kMatVecRows];
   if (task.row < matrix.rows) {
@@ -99,7 +159,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
       // Beyond the last column that one again; its products are not stored.
       const int from = min(task.first_column + column, launch.n - 1);
       float x[kNumbers];
-      LoadColumn(columns.x + from * columns.stride + col, x);
+      LoadColumn(columns, from, col, x, squares[column]);
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) {
 #pragma unroll
@@ -122,49 +182,70 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
       add(col, w);
     }
   }
-  FinishMatVec(launch, task, sums);
+  if constexpr (Columns::kOfNorm) {
+    __shared__ float factors[kMatVecWarps][kColumns];
+    MakeFactors(launch, columns.norm.eps, squares, factors);
+    const float* const own = factors[threadIdx.x / 32];
+    FinishMatVec(launch, task, sums, [&](int column) { return own[column - task.first_column]; });
+  } else {
+    FinishMatVec(launch, task, sums, [](int) { return 1.0f; });
+  }
 }
 
-template <class Number, bool kVector>
-void LaunchKernel(std::span<const MatVecMatrix> matrices, int64_t cols, const FloatColumns& columns,
+template <class Number, bool kVector, class Columns>
+void LaunchKernel(std::span<const MatVecMatrix> matrices, int64_t cols, const Columns& columns,
                   int n, cudaStream_t stream) {
   MatVecLaunch launch{};
   constexpr int kChunkElements = 32 * WeightPiece<Number, kVector>::kNumbers;
   const int64_t blocks = PlanMatVec(matrices, cols, n, kChunkElements, launch);
   if (blocks == 0) return;
-  const dim3 grid(static_cast<unsigned>(blocks));
-  constexpr int kThreads = 32 * kMatVecWarps;
+  const auto run = [&](auto kernel) {
+    LaunchDependent(kernel, static_cast<unsigned>(blocks), 32 * kMatVecWarps, 0, stream, launch,
+                    columns);
+  };
   switch (RoundUpColumns(n)) {
     case 1:
-      LaunchDependent(FloatMatVecKernel<Number, 1, kVector>, grid, kThreads, 0, stream, launch,
-                      columns);
-      break;
+      return run(FloatMatVecKernel<Number, 1, kVector, Columns>);
     case 2:
-      LaunchDependent(FloatMatVecKernel<Number, 2, kVector>, grid, kThreads, 0, stream, launch,
-                      columns);
-      break;
+      return run(FloatMatVecKernel<Number, 2, kVector, Columns>);
     case 4:
-      LaunchDependent(FloatMatVecKernel<Number, 4, kVector>, grid, kThreads, 0, stream, launch,
-                      columns);
-      break;
+      return run(FloatMatVecKernel<Number, 4, kVector, Columns>);
     default:
-      LaunchDependent(FloatMatVecKernel<Number, 8, kVector>, grid, kThreads, 0, stream, launch,
-                      columns);
+      return run(FloatMatVecKernel<Number, 8, kVector, Columns>);
   }
 }
 
-template <class Number>
-void LaunchForNumber(std::span<const MatVecMatrix> matrices, int64_t cols,
-                     const FloatColumns& columns, int n, cudaStream_t stream) {
-  const bool vector = cols * static_cast<int64_t>(sizeof(Number)) % 16 == 0 &&
-                      SixteenByteRows(columns.x, columns.stride) &&
-                      std::all_of(matrices.begin(), matrices.end(), [](const MatVecMatrix& matrix) {
-                        return SixteenByteRows(matrix.weight);
-                      });
-  if (vector) {
-    LaunchKernel<Number, true>(matrices, cols, columns, n, stream);
-  } else {
-    LaunchKernel<Number, false>(matrices, cols, columns, n, stream);
+bool HasVectors(const GivenColumns& columns) { return SixteenByteRows(columns.x, columns.stride); }
+
+bool HasVectors(const ColumnsOfNorm& columns) {
+  const NormToCome& norm = columns.norm;
+  return SixteenByteRows(norm.residual, norm.residual_stride) &&
+         SixteenByteRows(norm.x, norm.x_stride) && SixteenByteRows(norm.weight);
+}
+
+template <class Columns>
+void Multiply(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
+              const Columns& columns, int n, cudaStream_t stream) {
+  const auto run = [&]<class Number>(Number) {
+    const bool vector =
+        cols * static_cast<int64_t>(sizeof(Number)) % 16 == 0 && HasVectors(columns) &&
+        std::all_of(matrices.begin(), matrices.end(),
+                    [](const MatVecMatrix& matrix) { return SixteenByteRows(matrix.weight); });
+    if (vector) {
+      LaunchKernel<Number, true>(matrices, cols, columns, n, stream);
+    } else {
+      LaunchKernel<Number, false>(matrices, cols, columns, n, stream);
+    }
+  };
+  switch (type) {
+    case TensorType::kF32:
+      return run(F32Number());
+    case TensorType::kF16:
+      return run(F16Number());
+    case TensorType::kBF16:
+      return run(BF16Number());
+    default:
+      return;
   }
 }
 
@@ -176,20 +257,12 @@ bool IsFloatMatVecType(TensorType type) {
 
 void FloatMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
                  const float* x, int64_t x_stride, int n, cudaStream_t stream) {
-  const FloatColumns columns{x, x_stride};
-  switch (type) {
-    case TensorType::kF32:
-      LaunchForNumber<F32Number>(matrices, cols, columns, n, stream);
-      break;
-    case TensorType::kF16:
-      LaunchForNumber<F16Number>(matrices, cols, columns, n, stream);
-      break;
-    case TensorType::kBF16:
-      LaunchForNumber<BF16Number>(matrices, cols, columns, n, stream);
-      break;
-    default:
-      break;
-  }
+  Multiply(type, matrices, cols, GivenColumns{x, x_stride}, n, stream);
+}
+
+void FloatMatVecOfNorm(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
+                       const NormToCome& norm, int n, cudaStream_t stream) {
+  Multiply(type, matrices, cols, ColumnsOfNorm{norm}, n, stream);
 }
 
 }  // namespace gguf_offload::cuda

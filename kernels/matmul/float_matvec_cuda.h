@@ -23,6 +23,21 @@ bool IsFloatMatVecType(quant::TensorType type);
 void FloatMatVec(quant::TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
                  const float* x, int64_t x_stride, int n, cudaStream_t stream);
 
+// A norm that nobody has made yet: of (residual + x) / rms(residual + x) * weight.
+struct NormToCome {
+  const float* residual;  // (n, cols), rows residual_stride floats apart
+  int64_t residual_stride;
+  const float* x;  // (n, cols), rows x_stride floats apart, or null
+  int64_t x_stride;
+  const float* weight;  // (cols) or null
+  float eps;
+};
+
+// The same with a norm for x: every block makes what it needs of it, which pays where there are few
+// rows of weights.
+void FloatMatVecOfNorm(quant::TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
+                       const NormToCome& norm, int n, cudaStream_t stream);
+
 }  // namespace gguf_offload::cuda
 
 #endif  // KERNELS_MATMUL_FLOAT_MATVEC_CUDA_H_

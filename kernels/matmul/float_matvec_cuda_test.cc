@@ -105,6 +105,61 @@ TEST_F(FloatMatVecTest, BatchInvariance) {
   }
 }
 
+// Of a norm that the kernel makes itself, with and without something to add and weights, in vectors
+// and not; and a column's results do not depend on the others.
+TEST_F(FloatMatVecTest, ProductsOfANorm) {
+  constexpr int64_t kRows = 37;
+  constexpr int kMaxColumns = 11;
+  constexpr float kEps = 1e-3f;
+  uint32_t seed = 50;
+  for (TensorType type : kTypes) {
+    for (int64_t cols : {8, 172, 173, 2048, 7168}) {
+      ++seed;
+      const bool adds = seed % 4 != 0, weighs = seed % 3 != 0;
+      const int64_t residual_stride = cols + 3 - (cols + 3) % 4 + 4, x_stride = residual_stride + 8;
+      const DeviceMatrix matrix = MakeMatrix(type, kRows, cols, seed);
+      const std::vector<float> residual =
+          MakeActivations(kMaxColumns, cols, residual_stride, seed + 100);
+      const std::vector<float> x = MakeActivations(kMaxColumns, cols, x_stride, seed + 200);
+      const std::vector<float> weight = MakeActivations(1, cols, cols, seed + 300);
+      DeviceArray<float> device_residual(residual), device_x(x), device_weight(weight);
+      const auto run = [&](int n) {
+        DeviceArray<float> y(n * kRows);
+        const MatVecMatrix one = {matrix.blocks->data(), kRows, nullptr, y.data(), kRows};
+        FloatMatVecOfNorm(
+            type, {&one, 1}, cols,
+            {device_residual.data(), residual_stride, adds ? device_x.data() : nullptr, x_stride,
+             weighs ? device_weight.data() : nullptr, kEps},
+            n, nullptr);
+        CheckCuda(cudaGetLastError());
+        return y.ToHost();
+      };
+      const std::vector<float> all = run(kMaxColumns);
+      for (int i = 0; i < kMaxColumns; ++i) {
+        std::vector<float> normed(cols);
+        double squares = 0;
+        for (int64_t c = 0; c < cols; ++c) {
+          normed[c] = residual[i * residual_stride + c] + (adds ? x[i * x_stride + c] : 0.0f);
+          squares += double{normed[c]} * normed[c];
+          if (weighs) normed[c] *= weight[c];
+        }
+        const double factor = 1 / std::sqrt(squares / cols + kEps);
+        for (int64_t r = 0; r < kRows; ++r) {
+          const ExactProduct exact = Multiply(&matrix.values[r * cols], normed.data(), cols);
+          ASSERT_TRUE(std::abs(all[i * kRows + r] - factor * exact.product) <=
+                      5e-6 * factor * exact.magnitude)
+              << matrix.name << " " << cols << ": row " << r << " column " << i;
+        }
+      }
+      for (int n : {1, 2, 3, 5}) {
+        const std::vector<float> y = run(n);
+        ASSERT_EQ(memcmp(y.data(), all.data(), y.size() * sizeof(float)), 0)
+            << matrix.name << " " << n << " columns of " << cols;
+      }
+    }
+  }
+}
+
 TEST_F(FloatMatVecTest, SeveralMatricesAtOnce) {
   constexpr int64_t kCols = 172;
   constexpr int kColumns = 5;

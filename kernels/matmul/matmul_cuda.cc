@@ -28,6 +28,19 @@ struct SameType {
   std::vector<MatVecMatrix> matrices;
 };
 
+std::vector<SameType> LaunchesOf(std::span<const MatMulOutput> outputs) {
+  std::vector<SameType> launches;
+  for (const MatMulOutput& output : outputs) {
+    auto launch = std::find_if(launches.begin(), launches.end(), [&](const SameType& of) {
+      return of.type == output.type && of.matrices.size() < kMaxMatVecMatrices;
+    });
+    if (launch == launches.end()) launch = launches.insert(launch, {output.type, {}});
+    launch->matrices.push_back(
+        {output.weight, output.rows, output.bias, output.y, output.y_stride});
+  }
+  return launches;
+}
+
 }  // namespace
 
 // The parts of the workspace, as offsets into it.
@@ -126,19 +139,13 @@ const char* MatMul::RunMatVec(const float* x, int64_t x_stride, int n, bool alre
                               std::span<const MatMulOutput> outputs, cudaStream_t stream) {
   const int64_t cols = outputs[0].cols;
   const QuantizedRows rows = already_quantized ? Input(n, cols) : PrepareQuantized(n, cols);
-  std::vector<SameType> launches;
   bool quantized = already_quantized;
   for (const MatMulOutput& output : outputs) {
     const bool plain = IsFloatMatVecType(output.type);
     if (plain && x == nullptr) return "F32, F16 and BF16 weights need activations in float32";
     if (!plain && !std::exchange(quantized, true)) QuantizeRows(x, x_stride, n, rows, stream);
-    auto launch = std::find_if(launches.begin(), launches.end(), [&](const SameType& of) {
-      return of.type == output.type && of.matrices.size() < kMaxMatVecMatrices;
-    });
-    if (launch == launches.end()) launch = launches.insert(launch, {output.type, {}});
-    launch->matrices.push_back(
-        {output.weight, output.rows, output.bias, output.y, output.y_stride});
   }
+  const std::vector<SameType> launches = LaunchesOf(outputs);
   if (launches.size() == 2 &&
       MixedMatVec(launches[0].matrices, launches[0].type, launches[1].matrices, launches[1].type,
                   cols, rows, n, stream)) {
@@ -170,6 +177,25 @@ const char* MatMul::Run(const float* x, int64_t x_stride, int n, bool already_qu
     if (const char* error = half_->Multiply(output, stream); error != nullptr) return error;
   }
   return nullptr;
+}
+
+const char* MatMul::RunOfNorm(const NormToCome& norm, int n, std::span<const MatMulOutput> outputs,
+                              cudaStream_t stream) {
+  if (!CanRunOfNorm(n, outputs)) return "these products take a norm that has been made";
+  for (const auto& [type, matrices] : LaunchesOf(outputs)) {
+    FloatMatVecOfNorm(type, matrices, outputs[0].cols, norm, n, stream);
+  }
+  return nullptr;
+}
+
+bool MatMul::CanRunOfNorm(int n, std::span<const MatMulOutput> outputs) const {
+  constexpr int64_t kMostRows = 1024;
+  int64_t rows = 0;
+  for (const MatMulOutput& output : outputs) {
+    if (!IsFloatMatVecType(output.type) || output.cols != outputs[0].cols) return false;
+    rows += output.rows;
+  }
+  return IsQuantized(n) && rows <= kMostRows;
 }
 
 bool MatMul::RunGated(const MatMulOutput& gate, const MatMulOutput& up, cudaStream_t stream) {

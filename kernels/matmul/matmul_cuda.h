@@ -16,6 +16,7 @@
 #include <string>
 
 #include "kernels/matmul/cublas_library.h"
+#include "kernels/matmul/float_matvec_cuda.h"
 #include "kernels/matmul/half_matmul_cuda.h"
 #include "kernels/matmul/matmul_output_cuda.h"
 #include "kernels/matmul/quantized_rows.cuh"
@@ -72,6 +73,12 @@ class MatMul {
   // does not depend on the other tokens.
   [[nodiscard]] const char* Run(const float* x, int64_t x_stride, int n, bool already_quantized,
                                 std::span<const MatMulOutput> outputs, cudaStream_t stream);
+
+  // The same of a norm that nobody has made yet: of n rows, with F32, F16 and BF16 weights. Where
+  // CanRunOfNorm says so: with few rows of weights, every block makes the norm itself.
+  [[nodiscard]] const char* RunOfNorm(const NormToCome& norm, int n,
+                                      std::span<const MatMulOutput> outputs, cudaStream_t stream);
+  bool CanRunOfNorm(int n, std::span<const MatMulOutput> outputs) const;
 
   // gate.y = silu(gate.weight x) * (up.weight x), for one row x that PrepareQuantized's memory
   // holds, in one launch. Afterwards PrepareQuantized is where the result is in 8 bits. False, and

@@ -119,12 +119,12 @@ __device__ __forceinline__ MatVecTask FindMatVecTask(const MatVecLaunch& launch,
   return task;
 }
 
-// Adds up the lanes' sums (and those of the warps that share the rows) and stores the products
-// times `factor`, or times each column's of `factors` (n). All threads of the block call it.
-template <int kRows, int kColumns>
+// Adds up the lanes' sums (and those of the warps that share the rows) and stores the products,
+// each column's times factor_of(column). All threads of the block call it.
+template <int kRows, int kColumns, class FactorOf>
 __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const MatVecTask& task,
-                                             float (&sums)[kRows][kColumns], float factor = 1,
-                                             const float* factors = nullptr) {
+                                             float (&sums)[kRows][kColumns],
+                                             const FactorOf& factor_of) {
   constexpr int kSums = kRows * kColumns;
   static_assert(kSums <= 32);
   __shared__ float parts[kMatVecWarps][kSums];
@@ -152,8 +152,7 @@ __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const M
   const int column = task.first_column + lane % kColumns;
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
   if (lane < kSums && row < matrix.rows && column < launch.n) {
-    if (factors != nullptr) factor = factors[column];
-    sum = fmaf(sum, factor, matrix.bias != nullptr ? matrix.bias[row] : 0.0f);
+    sum = fmaf(sum, factor_of(column), matrix.bias != nullptr ? matrix.bias[row] : 0.0f);
     matrix.y[column * matrix.y_stride + row] = sum;
   }
 }

@@ -173,8 +173,7 @@ __device__ __forceinline__ void MultiplyPairs(const MatVecLaunch& launch, const 
     }
     const MatVecTask done = task;
     if (block + step < blocks) begin(block + step);
-    FinishMatVec(launch, done, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f,
-                 kColumns == 1 ? nullptr : x.factors);
+    FinishMatVec(launch, done, sums, ColumnFactors<kColumns>(x, squares));
   }
 }
 

@@ -255,8 +255,7 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
   }
-  FinishMatVec(launch, task, sums, kColumns == 1 ? RowFactor(x, squares) : 1.0f,
-               kColumns == 1 ? nullptr : x.factors);
+  FinishMatVec(launch, task, sums, ColumnFactors<kColumns>(x, squares));
 }
 
 template <quant::TensorType kType, int kColumns>

@@ -59,6 +59,22 @@ __device__ __forceinline__ float RowFactor(const QuantizedRows& x, float squares
   return x.squares == nullptr ? 1.0f : FactorOf(squares, x.columns, x.eps);
 }
 
+// What products with each of x's rows are to be multiplied by. `squares`: LoadSquares, where there
+// is only one.
+template <int kRows>
+class ColumnFactors {
+ public:
+  __device__ __forceinline__ ColumnFactors(const QuantizedRows& x, float squares)
+      : factor_(kRows == 1 ? RowFactor(x, squares) : 1.0f), factors_(x.factors) {}
+  __device__ __forceinline__ float operator()(int row) const {
+    return kRows == 1 || factors_ == nullptr ? factor_ : factors_[row];
+  }
+
+ private:
+  const float factor_;
+  const float* const factors_;
+};
+
 // Quantizes elements [32 * group, 32 * group + 32) of row `row`: scale = largest magnitude / 127,
 // round to nearest. A whole warp calls it, lane i with `value` of element i; the block's x
 // dimension must be a multiple of 32. A NaN or infinity in the group makes the group's scale one,

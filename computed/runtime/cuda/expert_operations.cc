@@ -12,7 +12,6 @@ namespace gguf_offload {
 void CudaBackend::ChooseExperts(Matrix logits, const Weight& selection_bias,
                                 const RoutingRule& rule) {
   RunPending();
-  RunDeferredNorm();
   chosen_.rows = Padded(logits.rows);
   pending_choice_ = {logits.data, logits.stride, selection_bias.floats(), inputs_->positions(),
                      rule};

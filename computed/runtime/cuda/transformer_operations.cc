@@ -165,6 +165,14 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
     if (deferred_norm_->in_8_bits) deferred_norm_.reset();  // nobody wants it any more
     RunDeferredNorm();
   }
+  if (deferred_norm_.has_value() && deferred_norm_->out.data == input.data &&
+      matmul_->CanRunOfNorm(Padded(input.rows), outputs)) {
+    // They make it themselves; it stays put off for others.
+    const auto& [residual, x, weight, epsilon, out, in_8_bits] = *deferred_norm_;
+    Check(matmul_->RunOfNorm({residual.data, residual.stride, x.data, x.stride, weight, epsilon},
+                             Padded(input.rows), outputs, stream_));
+    return;
+  }
   PrepareInput(input, projections);
   if (Padded(input.rows) == 1 && quantized_ == input.data && outputs.size() == 1 &&
       outputs[0].y != input.data && matmul_->CanRunNormed(outputs[0])) {
