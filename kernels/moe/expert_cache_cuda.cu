@@ -49,6 +49,9 @@ __global__ void __launch_bounds__(kResolveThreads)
   __shared__ int32_t missing[kMaxExpertSlots];  // experts, in the order of the pairs
   __shared__ unsigned long long last_use[kMaxExpertSlots];
   __shared__ int missing_of_warp[kWarps], found_count, early_count;
+  // Where experts are, and who has the slots, of as many as there is room for.
+  constexpr int kNear = kResolveThreads;
+  __shared__ int32_t near_slot_of[kNear], near_owner[kNear];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int i = threadIdx.x; i < a.experts; i += kResolveThreads) first_pair[i] = kNobody;
   if (threadIdx.x == 0) found_count = early_count = 0;
@@ -69,12 +72,18 @@ __global__ void __launch_bounds__(kResolveThreads)
   near(a.pool.last_use, a.pool.slots);
   near(slot_of, a.experts);
   near(a.pool.owner, a.pool.slots);
-  // All that does not depend on the choice is asked for at once.
+  // All that does not depend on the choice is asked for at once, by warps that do not make it.
   const auto ask = [&] {
     now = *a.pool.clock + 1;
     if (threadIdx.x == 0) counts = *a.counts;
-    for (int i = threadIdx.x; i < a.pool.slots; i += kResolveThreads) {
-      last_use[i] = a.pool.last_use[i];
+    constexpr int kChoosing = kPerLane > 0 ? 32 : 0;
+    if (threadIdx.x < kChoosing) return;
+    const int slots = a.pool.slots;
+    for (int i = threadIdx.x - kChoosing; i < max(slots, min(a.experts, kNear));
+         i += kResolveThreads - kChoosing) {
+      if (i < slots) last_use[i] = a.pool.last_use[i];
+      if (i < min(slots, kNear)) near_owner[i] = a.pool.owner[i];
+      if (i < min(a.experts, kNear)) near_slot_of[i] = slot_of[i];
     }
   };
   if constexpr (kPerLane > 0) {
@@ -100,7 +109,8 @@ __global__ void __launch_bounds__(kResolveThreads)
     const int pair = first + threadIdx.x;
     const int expert = pair < pairs ? chosen[pair] : -1;
     const bool asks = expert >= 0 && first_pair[expert] == pair;
-    const int slot = asks ? slot_of[expert] : -1;
+    int slot = -1;
+    if (asks) slot = expert < kNear ? near_slot_of[expert] : slot_of[expert];
     if (slot >= 0) {
       last_use[slot] = now;
       a.pool.last_use[slot] = now;
@@ -124,7 +134,8 @@ __global__ void __launch_bounds__(kResolveThreads)
   for (int i = threadIdx.x; i < missing_count; i += kResolveThreads) {
     const ExpertFill fill = fills[i];
     a.fills.fills[i] = fill;
-    PassSlot(a.pool, a.first_owner, fill);
+    const int owner = fill.slot < kNear ? near_owner[fill.slot] : a.pool.owner[fill.slot];
+    PassSlot(a.pool, owner, a.first_owner, fill);
     a.pool.last_use[fill.slot] = now;
     if (a.fills.told_fills != nullptr) a.fills.told_fills[i] = fill;
   }

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) GuessKernel(const __grid_constant__ 
   __syncthreads();
   for (int i = threadIdx.x; i < count; i += kThreads) {
     const ExpertFill fill = a.fills.fills[i];
-    PassSlot(a.pool, a.first_owner, fill);
+    PassSlot(a.pool, a.pool.owner[fill.slot], a.first_owner, fill);
     a.pool.early_for[fill.slot] = *a.pool.clock + 1;
   }
   if (threadIdx.x == 0) {

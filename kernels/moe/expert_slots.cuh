@@ -28,11 +28,10 @@ __device__ __forceinline__ void ChooseSlots(const unsigned long long* last_use, 
   }
 }
 
-// Takes a slot from the expert that has it and gives it to another one of the layer whose experts
-// begin at `first_owner`.
-__device__ __forceinline__ void PassSlot(const ExpertPool& pool, int first_owner,
+// Takes a slot from its owner, which may be -1, and gives it to another expert, of the layer whose
+// experts begin at `first_owner`.
+__device__ __forceinline__ void PassSlot(const ExpertPool& pool, int owner, int first_owner,
                                          const ExpertFill& fill) {
-  const int owner = pool.owner[fill.slot];
   if (owner >= 0) pool.slot_of[owner] = -1;
   pool.owner[fill.slot] = first_owner + fill.expert;
   pool.slot_of[first_owner + fill.expert] = fill.slot;
