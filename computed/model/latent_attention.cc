@@ -153,6 +153,7 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
       HeadSlice::Of(step.query, shape.heads, latent.kv_rank, latent.rope_dim), step.key,
       {.frequencies = frequencies, .style = traits.rope_style});
 
+  backend.ReadSoon(weights[kAttentionOutput]);
   backend.Attention(layer, step.query, {.scale = traits.scale, .heads = shape.heads},
                     step.attention);
 

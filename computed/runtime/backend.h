@@ -150,6 +150,10 @@ class Backend {
   // keys in layer `layer` of the cache. The keys' own memory is undefined afterwards.
   virtual void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
                                     const LatentRotarySpec& spec) = 0;
+  // Says that Project takes this weight soon after the next Attention: a backend whose memory rests
+  // meanwhile may begin to bring it nearer. A hint, without influence on results; the weight must
+  // stay where it is until the stretch has run.
+  virtual void ReadSoon(const Weight& weight) {}
   // Attention of the step's queries to layer `layer` of the cache.
   virtual void Attention(int layer, Matrix query, const AttentionSpec& options, Matrix out) = 0;
   // Chooses the experts of each row by the router's `logits` (rows, experts), which are undefined

@@ -10,6 +10,7 @@
 #include "kernels/attention/shared_tile.cuh"
 #include "kernels/ops/block_sum.cuh"
 #include "kernels/ops/dependent_launch.cuh"
+#include "kernels/ops/read_ahead.cuh"
 
 namespace gguf_offload::cuda {
 namespace {
@@ -42,6 +43,7 @@ struct LatentArguments {
   DecodeSplits splits;
   float* partials;          // (decode rows, heads, splits, value_dim), unnormalized
   float2* partial_softmax;  // (decode rows, heads, splits): largest score and sum
+  ReadAhead ahead;          // what blocks of decode rows without work of their own bring nearer
 };
 
 // The positions of one block: [begin, end), in share `split` of `active`.
@@ -247,6 +249,11 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
     if (has_work) {
       PrefetchPages(a.layer.keys, pages + row.pages, 1, 0, a.layer.key_dim, share.begin, share.end);
     }
+    if (static_cast<int>(blockIdx.x) >= share.active) {
+      const int idle = gridDim.x - share.active, block = blockIdx.x - share.active;
+      BringNearer(a.ahead, (blockIdx.y * idle + block) * blockDim.x + threadIdx.x,
+                  gridDim.y * idle * blockDim.x);
+    }
     AwaitEarlierKernels();
     if (!has_work) return;
     block.first = blockIdx.y * Shape::kRows;
@@ -425,7 +432,7 @@ size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplit
 void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
                            int n_decode_rows, const int32_t* pages, const KvLayer& layer,
                            const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
-                           cudaStream_t stream) {
+                           const ReadAhead& ahead, cudaStream_t stream) {
   if (n_decode_rows <= 0) return;
   const size_t partial_values =
       static_cast<size_t>(n_decode_rows) * spec.heads * splits.splits * layer.value_dim;
@@ -438,7 +445,8 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .spec = spec,
       .splits = splits,
       .partials = partials,
-      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values)};
+      .partial_softmax = reinterpret_cast<float2*>(partials + partial_values),
+      .ahead = ahead};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
     LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), kMergeThreads, 0, stream,
@@ -458,7 +466,8 @@ void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles,
                              .spec = spec,
                              .splits = {},
                              .partials = nullptr,
-                             .partial_softmax = nullptr};
+                             .partial_softmax = nullptr,
+                             .ahead = {}};
   LaunchBest<false>(a, n_tiles, stream);
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "kernels/attention/attention_cuda.h"
+#include "kernels/ops/read_ahead.h"
 
 namespace gguf_offload::cuda {
 
@@ -23,10 +24,11 @@ DecodeSplits ChooseLatentSplits(int rows, int heads, int multiprocessors);
 size_t LatentPartialFloats(int rows, int heads, int value_dim, const DecodeSplits& splits);
 
 // `layer` has one head, and its values are not looked at. The result is written in float32 only.
+// Blocks that have no part of a short sequence begin to bring `ahead` nearer.
 void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_rows,
                            int n_decode_rows, const int32_t* pages, const KvLayer& layer,
                            const AttentionSpec& spec, const DecodeSplits& splits, float* partials,
-                           cudaStream_t stream);
+                           const ReadAhead& ahead, cudaStream_t stream);
 
 void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles, int n_tiles,
                             const int32_t* pages, const KvLayer& layer, const AttentionSpec& spec,

@@ -55,12 +55,16 @@ void ExpectDecode(const AttentionShape& shape, const std::vector<SequenceEnd>& s
   AttentionBatch batch(shape, sequences, 5);
   DeviceArray<DecodeRow> rows(batch.decode_rows());
   const int n = static_cast<int>(rows.size());
+  DeviceArray<uint8_t> read_soon(5 * 1000);
   std::vector<float> results[2];
   for (std::vector<float>& result : results) {
+    ReadAhead ahead;
+    if (&result == &results[1]) ahead = {read_soon.data(), 1000, 5, 700};
     DeviceArray<float> partials(LatentPartialFloats(n, shape.heads, shape.value_dim, splits));
     DeviceArray<float> out(batch.rows() * batch.out_stride());
     DecodeLatentAttention(batch.Rows(out.data()), rows.data(), n, batch.pages(),
-                          KeysOnly(batch.layer()), batch.spec(), splits, partials.data(), nullptr);
+                          KeysOnly(batch.layer()), batch.spec(), splits, partials.data(), ahead,
+                          nullptr);
     ASSERT_EQ(cudaGetLastError(), cudaSuccess);
     result = out.ToHost();
   }

@@ -15,25 +15,27 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = blockIdx.y;
   const int vector = blockIdx.x * kThreads + threadIdx.x;
   const int64_t first = row * chosen.used;
-  if (chosen.experts[first] < 0) return;
-  if (uses != nullptr && blockIdx.x == 0) {
-    for (int i = threadIdx.x; i < chosen.used; i += kThreads) {
-      atomicAdd(&uses[chosen.experts[first + i]], 1u);
+  const bool any = chosen.experts[first] >= 0;
+  if (vector < vectors) {
+    // What there is to be added is asked for before it is known whether there is anything.
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < chosen.used; ++i) {
+      const float weight = chosen.weights[first + i];
+      const float4 v = reinterpret_cast<const float4*>(y + (first + i) * y_stride)[vector];
+      sum.x += weight * v.x;
+      sum.y += weight * v.y;
+      sum.z += weight * v.z;
+      sum.w += weight * v.w;
     }
+    float4& to = reinterpret_cast<float4*>(out + row * out_stride)[vector];
+    const float4 old = to;
+    if (any) to = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
   }
-  if (vector >= vectors) return;
-  float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-  for (int i = 0; i < chosen.used; ++i) {
-    const float weight = chosen.weights[first + i];
-    const float4 v = reinterpret_cast<const float4*>(y + (first + i) * y_stride)[vector];
-    sum.x += weight * v.x;
-    sum.y += weight * v.y;
-    sum.z += weight * v.z;
-    sum.w += weight * v.w;
+  if (!any || uses == nullptr || blockIdx.x != 0) return;
+  for (int i = threadIdx.x; i < chosen.used; i += kThreads) {
+    atomicAdd(&uses[chosen.experts[first + i]], 1u);
   }
-  float4& to = reinterpret_cast<float4*>(out + row * out_stride)[vector];
-  to = make_float4(to.x + sum.x, to.y + sum.y, to.z + sum.z, to.w + sum.w);
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -244,6 +244,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   pending_rotation_.reset();
   deferred_norm_.reset();
   pending_choice_.reset();
+  ahead_ = {};
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();

@@ -29,6 +29,7 @@
 #include "kernels/matmul/matmul_cuda.h"
 #include "kernels/moe/expert_feed_forward_cuda.h"
 #include "kernels/ops/argmax_cuda.h"
+#include "kernels/ops/read_ahead.h"
 #include "kernels/ops/rope_cuda.h"
 
 namespace gguf_offload {
@@ -95,6 +96,7 @@ class CudaBackend : public Backend {
   void ProjectHeadsTransposed(HeadSlice input, const HeadWeights& weight, HeadSlice out) override;
   void RotateAndStoreLatent(int layer, HeadSlice query, HeadSlice rotated, Matrix key,
                             const LatentRotarySpec& spec) override;
+  void ReadSoon(const Weight& weight) override;
   void Attention(int layer, Matrix query, const AttentionSpec& spec, Matrix out) override;
   void ProjectGated(Matrix input, const Projection& gate, const Projection& up) override;
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
@@ -202,6 +204,7 @@ class CudaBackend : public Backend {
   std::optional<PendingProduct> pending_product_;
   std::optional<cuda::RotateAndStore> pending_rotation_;
   std::optional<cuda::RouterScores> pending_choice_;
+  cuda::ReadAhead ahead_;  // what ReadSoon said of the next Attention
   struct DeferredNorm {
     Matrix residual;
     Matrix x;             // is to be added before; its data may be null

@@ -26,6 +26,7 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Open() {
   if (!status.ok()) return status;
   device->name_ = properties.name;
   device->multiprocessors_ = properties.multiProcessorCount;
+  device->cache_bytes_ = properties.l2CacheSize;
   for (cudaStream_t* stream : {&device->compute_, &device->copy_}) {
     status = CudaStatus(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream");
     if (!status.ok()) return status;

@@ -30,6 +30,7 @@ class CudaDevice {
   cudaStream_t copy_stream() const { return copy_; }
   const std::string& name() const { return name_; }
   int multiprocessors() const { return multiprocessors_; }
+  int64_t cache_bytes() const { return cache_bytes_; }  // of the second level
 
   // By the driver's count: what is free now, and what has been taken since the context was made. On
   // a GPU that several processes share, their changes are in it.
@@ -42,6 +43,7 @@ class CudaDevice {
   int ordinal_ = 0;
   std::string name_;
   int multiprocessors_ = 0;
+  int64_t cache_bytes_ = 0;
   uint64_t free_at_start_ = 0;
   cudaStream_t compute_ = nullptr;
   cudaStream_t copy_ = nullptr;

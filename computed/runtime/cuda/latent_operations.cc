@@ -1,4 +1,7 @@
 // What latent attention asks of CudaBackend.
+#include <algorithm>
+#include <utility>
+
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/attention/latent_attention_cuda.h"
 #include "kernels/matmul/head_matmul_cuda.h"
@@ -6,13 +9,21 @@
 
 namespace gguf_offload {
 
+void CudaBackend::ReadSoon(const Weight& weight) {
+  // As much as finds room in half of the second-level cache: the beginnings of all rows, as it is
+  // with them that products begin.
+  const int64_t row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.columns);
+  const int64_t bytes = std::min(row_bytes, device_.cache_bytes() / 2 / weight.rows);
+  ahead_ = {weight.data, row_bytes, static_cast<int>(weight.rows), static_cast<int>(bytes)};
+}
+
 void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
                                   const cuda::AttentionSpec& spec) {
   if (shape_.decode_rows > 0) {
     cuda::DecodeLatentAttention(
         rows, inputs_->decode_rows(), shape_.decode_rows, inputs_->pages(), cache, spec,
         cuda::ChooseLatentSplits(shape_.decode_rows, spec.heads, device_.multiprocessors()),
-        decode_workspace_.partials, stream_);
+        decode_workspace_.partials, std::exchange(ahead_, {}), stream_);
   }
   if (shape_.tiles > 0) {
     cuda::PrefillLatentAttention(rows, inputs_->tiles(), shape_.tiles, inputs_->pages(), cache,
