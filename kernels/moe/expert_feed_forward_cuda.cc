@@ -169,6 +169,22 @@ void ExpertFeedForward::MultiplyDown(bool int8, const ChosenExperts& part, int f
   MultiplyExpertsHalf(products, half_h, h_scale, of.order, of.tiles, stream);
 }
 
+void ExpertFeedForward::MultiplyLastDownAndAdd(float* out, const ChosenExperts& chosen,
+                                               const Experts& experts, cudaStream_t stream) const {
+  const int last = chosen.used - 1;
+  ChosenExperts part = chosen;
+  part.experts += last;
+  part.weights += last;
+  part.used = 1;
+  const ExpertProducts products{.matrices = {experts.down},
+                                .sum = {.out = out,
+                                        .y = At<float>(layout_.down),
+                                        .y_stride = PadFloats(config_.dim),
+                                        .chosen = chosen,
+                                        .uses = experts.uses}};
+  MultiplyExpertsInt8(products, QuantizedPairs(last), part, {}, /*tiles=*/1, stream);
+}
+
 void ExpertFeedForward::AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,
                                     const Experts& experts, cudaStream_t stream) const {
   AddWeightedExperts(chosen, At<float>(layout_.down), PadFloats(config_.dim), config_.dim, out,

@@ -151,22 +151,30 @@ void Check(Layer& layer, const Step& run, double tolerance) {
   ASSERT_EQ(cudaGetLastError(), cudaSuccess);
   const std::vector<float> result = out.ToHost();
 
-  if (rows == 1) {  // in parts: the same bits
-    DeviceArray<float> in_parts(residual);
-    ExpertFeedForward::Experts uncounted = experts;
-    uncounted.uses = nullptr;
-    for (const auto& [first, count] : {std::pair(0, kUsed - 1), std::pair(kUsed - 1, 1)}) {
-      const ChosenExperts part = {device_chosen.data() + first, device_weights.data() + first, 1,
-                                  count};
-      feed_forward.MultiplyInner(device_x.data(), kStride, quantized, part, first, uncounted,
-                                 nullptr);
-      feed_forward.MultiplyDown(quantized.q != nullptr, part, first, uncounted, nullptr);
+  if (rows == 1) {  // in parts, the last one ending the sum or not: the same bits
+    const ChosenExperts all = {device_chosen.data(), device_weights.data(), 1, kUsed};
+    for (bool in_one : {false, true}) {
+      if (in_one && quantized.q == nullptr) continue;
+      DeviceArray<float> in_parts(residual);
+      DeviceArray<uint32_t> uses_of_parts(std::vector<uint32_t>(kExperts, 7));
+      ExpertFeedForward::Experts counted_apart = experts;
+      counted_apart.uses = uses_of_parts.data();
+      for (const auto& [first, count] : {std::pair(0, kUsed - 1), std::pair(kUsed - 1, 1)}) {
+        const ChosenExperts part = {device_chosen.data() + first, device_weights.data() + first, 1,
+                                    count};
+        feed_forward.MultiplyInner(device_x.data(), kStride, quantized, part, first, counted_apart,
+                                   nullptr);
+        if (in_one && first > 0) {
+          feed_forward.MultiplyLastDownAndAdd(in_parts.data(), all, counted_apart, nullptr);
+        } else {
+          feed_forward.MultiplyDown(quantized.q != nullptr, part, first, counted_apart, nullptr);
+        }
+      }
+      if (!in_one) feed_forward.AddProducts(in_parts.data(), kStride, all, counted_apart, nullptr);
+      const std::vector<float> got = in_parts.ToHost();
+      EXPECT_EQ(std::memcmp(got.data(), result.data(), got.size() * sizeof(float)), 0) << in_one;
+      EXPECT_EQ(uses_of_parts.ToHost(), uses.ToHost());
     }
-    feed_forward.AddProducts(in_parts.data(), kStride,
-                             {device_chosen.data(), device_weights.data(), 1, kUsed}, uncounted,
-                             nullptr);
-    const std::vector<float> got = in_parts.ToHost();
-    EXPECT_EQ(std::memcmp(got.data(), result.data(), got.size() * sizeof(float)), 0);
   }
 
   const std::vector<uint32_t> counted = uses.ToHost();

@@ -9,11 +9,33 @@
 
 namespace gguf_offload::cuda {
 
+// What a lane has of a row's sum over experts before the last one's product comes (ExpertSum): of
+// row first_row + lane, if it is one of the warp's.
+struct LaneOfSum {
+  float old = 0;     // what the sum is added to
+  float others = 0;  // of the experts before
+  float weight = 0;  // of the last one
+
+  __device__ __forceinline__ void Load(const ExpertSum& sum, int64_t row) {
+    const int before = sum.chosen.used - 1;
+    old = sum.out[row];
+    weight = sum.chosen.weights[before];
+#pragma unroll 8
+    for (int i = 0; i < before; ++i) {
+      others = fmaf(sum.chosen.weights[i], sum.y[i * sum.y_stride + row], others);
+    }
+  }
+  __device__ __forceinline__ float With(float product) const {
+    return old + fmaf(weight, product, others);
+  }
+};
+
 // The sums of a warp, over its lanes and the warps that share its rows, into y.
 template <int kColumns>
 __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& launch, int matrix,
                                                    const ExpertTile& tile, int64_t first_row,
-                                                   float (&sums)[kMatVecRows][kColumns]) {
+                                                   float (&sums)[kMatVecRows][kColumns],
+                                                   const LaneOfSum& of_sum) {
   constexpr int kSums = kMatVecRows * kColumns;
   __shared__ float parts[kMatVecWarps][kSums];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -40,6 +62,10 @@ __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& lau
   const int column = lane % kColumns;
   if (lane >= kSums || row >= matrices.rows || column >= tile.count) return;
   if (matrices.bias != nullptr) sum += matrices.bias[tile.expert * matrices.rows + row];
+  if (kColumns == 1 && launch.products.sum.out != nullptr) {
+    launch.products.sum.out[row] = of_sum.With(sum);
+    return;
+  }
   const int64_t pair =
       launch.order.tiles == nullptr ? tile.first : launch.order.pairs[tile.first + column];
   launch.products.y[matrix][pair * launch.products.y_stride + row] = sum;
@@ -85,6 +111,8 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   const int groups = static_cast<int>(matrices.cols / 32);
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
   float sums[kMatVecRows][kColumns] = {};
+  LaneOfSum of_sum;
+  const bool ends_sum = launch.products.sum.out != nullptr;
   if (row < matrices.rows) {
     const int64_t row_bytes = matrices.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = MatrixOf(matrices, tile.expert, launch.matrix_bytes) + row * row_bytes;
@@ -100,6 +128,10 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
       const int chunk = part + stage * step;
       if (chunk < chunks) copier.Copy(chunk, stages[stage]);
       AsyncCommit();
+    }
+    if (kColumns == 1 && ends_sum && part == 0 && lane < kMatVecRows &&
+        row + lane < matrices.rows) {
+      of_sum.Load(launch.products.sum, row + lane);
     }
     int stage = 0;
     for (int chunk = part; chunk < chunks; chunk += step) {
@@ -136,7 +168,13 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
   }
-  FinishExpertMatVec(launch, matrix, tile, row, sums);
+  if (kColumns == 1 && ends_sum && blockIdx.x == 0) {
+    const auto& [out, y, y_stride, chosen, uses] = launch.products.sum;
+    for (int i = threadIdx.x; uses != nullptr && i < chosen.used; i += blockDim.x) {
+      atomicAdd(&uses[chosen.experts[i]], 1u);
+    }
+  }
+  FinishExpertMatVec(launch, matrix, tile, row, sums, of_sum);
 }
 
 template <quant::TensorType kType>

@@ -17,6 +17,16 @@
 
 namespace gguf_offload::cuda {
 
+// What AddWeightedExperts does for a single row (expert_sum_cuda.h), with the products of all its
+// pairs but the last one in y.
+struct ExpertSum {
+  float* out = nullptr;
+  const float* y = nullptr;  // rows y_stride apart
+  int64_t y_stride = 0;
+  ChosenExperts chosen;
+  uint32_t* uses = nullptr;
+};
+
 // Which products. All pointers are device memory.
 struct ExpertProducts {
   // One or two matrices of each expert with the same rows, columns and type.
@@ -26,6 +36,9 @@ struct ExpertProducts {
   int count = 1;
   // Row of x that pair p is multiplied with: p / pairs_per_row.
   int pairs_per_row = 1;
+  // If sum.out is not null, the only pair is the last one of this sum's row, and its product is
+  // added to the others' instead of being stored. For MultiplyExpertsInt8 without an order.
+  ExpertSum sum;
 };
 
 // The most pairs of a tile.

@@ -23,10 +23,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < chosen.used; ++i) {
       const float weight = chosen.weights[first + i];
       const float4 v = reinterpret_cast<const float4*>(y + (first + i) * y_stride)[vector];
-      sum.x += weight * v.x;
-      sum.y += weight * v.y;
-      sum.z += weight * v.z;
-      sum.w += weight * v.w;
+      sum.x = fmaf(weight, v.x, sum.x);
+      sum.y = fmaf(weight, v.y, sum.y);
+      sum.z = fmaf(weight, v.z, sum.z);
+      sum.w = fmaf(weight, v.w, sum.w);
     }
     float4& to = reinterpret_cast<float4*>(out + row * out_stride)[vector];
     const float4 old = to;

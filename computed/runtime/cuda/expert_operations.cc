@@ -91,6 +91,7 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
                       stream_);
     } else {
       // Of a single row.
+      const bool int8 = quantized.q != nullptr;
       for (const cuda::FillPart& part : parts) {
         cuda::ChosenExperts some = chosen;
         some.used = part.end - part.first;
@@ -101,11 +102,14 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
           experts_->MultiplyInner(in, x.stride, quantized.Rows(first), some, part.first, experts,
                                   stream_);
         }
-        if (part.end_matrix == 3) {
-          experts_->MultiplyDown(quantized.q != nullptr, some, part.first, experts, stream_);
+        if (part.end_matrix < 3) continue;
+        if (int8 && part.first == chosen.used - 1) {
+          experts_->MultiplyLastDownAndAdd(out, chosen, experts, stream_);
+        } else {
+          experts_->MultiplyDown(int8, some, part.first, experts, stream_);
         }
       }
-      experts_->AddProducts(out, residual.stride, chosen, experts, stream_);
+      if (!int8) experts_->AddProducts(out, residual.stride, chosen, experts, stream_);
     }
     if (chosen.rows == chosen_.rows - first) break;
   }
