@@ -508,7 +508,9 @@ TEST_F(MatMulCudaTest, GatedUnit) {
         Case{TensorType::kQ4_K, 4128, 2304, 0, true},
         Case{TensorType::kQ4_K, 80, 512, 0, false},   // no whole groups
         Case{TensorType::kQ4_K, 96, 2304, 0, false},  // warps share rows
-        Case{TensorType::kQ4_K, 96, 512, 8, false}, Case{TensorType::kQ6_K, 96, 512, 0, false}}) {
+        Case{TensorType::kQ4_K, 96, 512, 8, false}, Case{TensorType::kQ6_K, 96, 512, 0, false},
+        Case{TensorType::kQ6_K, 96, 2048, 0, true}, Case{TensorType::kQ6_K, 4128, 4096, 0, true},
+        Case{TensorType::kQ6_K, 96, 2048, 8, false}}) {
     Workplace place(Config(Precision::kInt8, 1, std::max(c.rows, c.cols)));
     ASSERT_NE(place.matmul, nullptr) << place.error;
     DeviceArray<float> x(MakeActivations(1, c.cols, c.cols, 5));

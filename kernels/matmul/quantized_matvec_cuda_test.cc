@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/matmul/device_matrix_for_test.h"
@@ -105,8 +106,13 @@ TEST_F(QuantizedMatVecTest, ProductsAreExactUpToRounding) {
   uint32_t seed = 1;
   for (TensorType type : Types()) {
     const int64_t block = quant::FormatOf(type).block_elements;
+    std::vector<std::pair<int64_t, size_t>> shapes;  // columns, misalignment
     for (int64_t cols : {block, int64_t{256}, int64_t{4096 + 256}}) {
-      const size_t misalignment = ++seed % 2 == 0 ? 0 : 8;
+      shapes.emplace_back(cols, ++seed % 2 == 0 ? 0 : 8);
+    }
+    // Rows of whole turns have a kernel of their own, if they are aligned.
+    if (type == TensorType::kQ6_K) shapes.insert(shapes.end(), {{2048, 0}, {2048, 8}, {6144, 0}});
+    for (const auto& [cols, misalignment] : shapes) {
       const DeviceMatrix matrix = MakeMatrix(type, kRows, cols, seed, misalignment);
       const Activations x(kMaxColumns, cols, seed + 1000);
       std::vector<ExactProduct> exact;
@@ -144,7 +150,8 @@ TEST_F(QuantizedMatVecTest, BatchInvariance) {
   constexpr int64_t kRows = 65;
   constexpr int kMaxColumns = 33;
   for (TensorType type : Types()) {
-    for (int64_t cols : {int64_t{512}, int64_t{3328}}) {
+    for (int64_t cols : {512, 3328, 4096}) {
+      if (cols == 4096 && type != TensorType::kQ6_K) continue;
       const DeviceMatrix matrix = MakeMatrix(type, kRows, cols, 3);
       const Activations x(kMaxColumns, cols, 4);
       const std::vector<float> all = Run(matrix, kRows, x, kMaxColumns, kRows);
@@ -159,19 +166,22 @@ TEST_F(QuantizedMatVecTest, BatchInvariance) {
 
 // Enough rows that warps do not share them; the other tests have few.
 TEST_F(QuantizedMatVecTest, ManyRows) {
-  constexpr int64_t kRows = 9001, kCols = 1280;
+  constexpr int64_t kRows = 9001;
   constexpr int kColumns = 3;
-  const Activations x(kColumns, kCols, 7);
-  for (TensorType type : {TensorType::kQ4_K, TensorType::kQ6_K, TensorType::kQ8_0}) {
-    const DeviceMatrix matrix = MakeMatrix(type, kRows, kCols, 8);
+  for (const auto& [type, cols] : {std::pair<TensorType, int64_t>{TensorType::kQ4_K, 1280},
+                                   {TensorType::kQ6_K, 1280},
+                                   {TensorType::kQ6_K, 2048},
+                                   {TensorType::kQ8_0, 1280}}) {
+    const Activations x(kColumns, cols, 7);
+    const DeviceMatrix matrix = MakeMatrix(type, kRows, cols, 8);
     for (int n : {1, kColumns}) {
       const std::vector<float> y = Run(matrix, kRows, x, n, kRows);
       for (int i = 0; i < n; ++i) {
         for (int64_t r = 0; r < kRows; ++r) {
           const ExactProduct exact =
-              Multiply(&matrix.values[r * kCols], &x.host.values[i * kCols], kCols);
+              Multiply(&matrix.values[r * cols], &x.host.values[i * cols], cols);
           ASSERT_TRUE(std::abs(y[i * kRows + r] - exact.product) <= 5e-6 * exact.magnitude)
-              << matrix.name << " row " << r << " column " << i;
+              << matrix.name << " of " << cols << " row " << r << " column " << i;
         }
       }
     }
