@@ -171,15 +171,10 @@ __global__ void AnyAddKernel(float* residual, int64_t residual_stride, const flo
   if (i < cols) residual[blockIdx.y * residual_stride + i] += x[blockIdx.y * x_stride + i];
 }
 
-// A lane's element of a group: adds x to the residual, quantizes what the weight w makes of it, and
-// returns the group's sum of squares.
-__device__ __forceinline__ float DeferGroup(float* residual, const float* x, float w, int64_t row,
-                                            int64_t group, const QuantizedRows& quantized) {
-  float value = *residual;
-  if (x != nullptr) {
-    value += *x;
-    *residual = value;
-  }
+// A lane's element of a group: quantizes what the weight w makes of it and returns the group's sum
+// of squares.
+__device__ __forceinline__ float DeferGroup(float value, float w, int64_t row, int64_t group,
+                                            const QuantizedRows& quantized) {
   QuantizeGroup(value * w, row, group, quantized);
   return SumOverWarp(value * value);
 }
@@ -194,8 +189,12 @@ __global__ void __launch_bounds__(128)
   const float w = valid && weight != nullptr ? weight[i] : 1.0f;
   AwaitEarlierKernels();
   if (!valid) return;
-  const float square =
-      DeferGroup(residual + i, x != nullptr ? x + i : nullptr, w, 0, i / 32, quantized);
+  float value = residual[i];
+  if (x != nullptr) {
+    value += x[i];
+    residual[i] = value;
+  }
+  const float square = DeferGroup(value, w, 0, i / 32, quantized);
   if (threadIdx.x % 32 == 0) squares[i / 32] = square;
 }
 
@@ -213,11 +212,27 @@ __global__ void __launch_bounds__(kMostDeferredThreads)
   const int64_t row = blockIdx.x;
   residual += row * residual_stride;
   if (x != nullptr) x += row * x_stride;
-  for (int64_t i = threadIdx.x; i < quantized.columns; i += blockDim.x) {
-    const float w = weight != nullptr ? weight[i] : 1.0f;
-    const float square =
-        DeferGroup(residual + i, x != nullptr ? x + i : nullptr, w, row, i / 32, quantized);
-    if (threadIdx.x % 32 == 0) squares[i / 32] = square;
+  // Memory is waited for once for several groups.
+  constexpr int kAtOnce = 8;
+  const auto columns = static_cast<int>(quantized.columns), step = static_cast<int>(blockDim.x);
+  for (int first = threadIdx.x; first < columns; first += kAtOnce * step) {
+    float values[kAtOnce], weights[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + j * step;
+      if (i >= columns) break;
+      values[j] = residual[i];
+      if (x != nullptr) values[j] += x[i];
+      weights[j] = weight != nullptr ? weight[i] : 1.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + j * step;
+      if (i >= columns) break;
+      if (x != nullptr) residual[i] = values[j];
+      const float square = DeferGroup(values[j], weights[j], row, i / 32, quantized);
+      if (threadIdx.x % 32 == 0) squares[i / 32] = square;
+    }
   }
   __syncthreads();
   if (threadIdx.x >= 32) return;
