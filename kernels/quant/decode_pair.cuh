@@ -73,21 +73,27 @@ __device__ __forceinline__ void LoadVectors(const uint8_t* from, uint4 (&vectors
   vectors[1] = LoadVector(from + 16);
 }
 
-// Scales | 4 x 32 bytes of nibbles. High nibbles stay where they are, as sixteen times what they
-// mean.
-template <>
-struct PairDecoder<quant::TensorType::kQ4_K> {
-  static constexpr int kBlockBytes = 144, kScratchBytes = 0, kGroupDistance = 1;
+// What Q4_K and Q5_K share: a pair is two neighbouring groups, a lane reads its own.
+template <int kBytes>
+struct NeighbouringGroups {
+  static constexpr int kBlockBytes = kBytes, kScratchBytes = 0, kGroupDistance = 1;
   static constexpr bool kTwoScales = false;
-  struct Raw {
-    uint4 header;
-    uint4 nibbles[2];
-  };
 
   static __device__ __forceinline__ int FirstGroup(int pair) { return 2 * pair; }
   static __device__ __forceinline__ const uint8_t* Begin(const uint8_t* turn, int lane) {
     return turn + lane / 4 * kBlockBytes;
   }
+};
+
+// Scales | 4 x 32 bytes of nibbles. High nibbles stay where they are, as sixteen times what they
+// mean.
+template <>
+struct PairDecoder<quant::TensorType::kQ4_K> : NeighbouringGroups<144> {
+  struct Raw {
+    uint4 header;
+    uint4 nibbles[2];
+  };
+
   static __device__ __forceinline__ void Load(const uint8_t* begin, int lane, Raw& raw) {
     raw.header = LoadVector(begin);
     LoadVectors(begin + 16 + 32 * (lane % 4), raw.nibbles);
@@ -110,19 +116,13 @@ struct PairDecoder<quant::TensorType::kQ4_K> {
 
 // Scales | 32 bytes of fifth bits, bit g those of group g | nibbles as Q4_K.
 template <>
-struct PairDecoder<quant::TensorType::kQ5_K> {
-  static constexpr int kBlockBytes = 176, kScratchBytes = 0, kGroupDistance = 1;
-  static constexpr bool kTwoScales = false;
+struct PairDecoder<quant::TensorType::kQ5_K> : NeighbouringGroups<176> {
   struct Raw {
     uint4 header;
     uint4 nibbles[2];
     uint4 fifth[2];
   };
 
-  static __device__ __forceinline__ int FirstGroup(int pair) { return 2 * pair; }
-  static __device__ __forceinline__ const uint8_t* Begin(const uint8_t* turn, int lane) {
-    return turn + lane / 4 * kBlockBytes;
-  }
   static __device__ __forceinline__ void Load(const uint8_t* begin, int lane, Raw& raw) {
     raw.header = LoadVector(begin);
     LoadVectors(begin + 48 + 32 * (lane % 4), raw.nibbles);
