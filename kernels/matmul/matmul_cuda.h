@@ -76,8 +76,8 @@ class MatMul {
 
   // The same of a norm that nobody has made yet: of n rows, with F32, F16 and BF16 weights. Where
   // CanRunOfNorm says so: with few rows of weights, every block makes the norm itself.
-  [[nodiscard]] const char* RunOfNorm(const NormToCome& norm, int n,
-                                      std::span<const MatMulOutput> outputs, cudaStream_t stream);
+  void RunOfNorm(const NormToCome& norm, int n, std::span<const MatMulOutput> outputs,
+                 cudaStream_t stream);
   bool CanRunOfNorm(int n, std::span<const MatMulOutput> outputs) const;
 
   // gate.y = silu(gate.weight x) * (up.weight x), for one row x that PrepareQuantized's memory

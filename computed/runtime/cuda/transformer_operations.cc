@@ -169,8 +169,9 @@ void CudaBackend::Project(Matrix input, std::span<const Projection> projections)
       matmul_->CanRunOfNorm(Padded(input.rows), outputs)) {
     // They make it themselves; it stays put off for others.
     const auto& [residual, x, weight, epsilon, out, in_8_bits] = *deferred_norm_;
-    Check(matmul_->RunOfNorm({residual.data, residual.stride, x.data, x.stride, weight, epsilon},
-                             Padded(input.rows), outputs, stream_));
+    matmul_->RunOfNorm({residual.data, residual.stride, x.data, x.stride, weight, epsilon},
+                       Padded(input.rows), outputs, stream_);
+    if (overwrites(quantized_)) quantized_ = nullptr;
     return;
   }
   PrepareInput(input, projections);
