@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/matmul/float_matvec_cuda.h"
+#include "kernels/matmul/fused_matvec_cuda.h"
 #include "kernels/matmul/half_rows_cuda.h"
 #include "kernels/matmul/matvec_matrix.h"
 #include "kernels/matmul/paired_matvec_cuda.h"
