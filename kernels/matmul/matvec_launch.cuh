@@ -73,12 +73,11 @@ inline int64_t PlanWarps(std::span<const MatVecMatrix> matrices, int64_t cols, i
   return blocks * launch.column_chunks;
 }
 
-// The same for a kernel whose warps take `chunk_elements` of kMatVecRows rows at a time.
+// The same for a kernel whose warps take `chunk_elements` of `warp_rows` rows at a time.
 inline int64_t PlanMatVec(std::span<const MatVecMatrix> matrices, int64_t cols, int n,
-                          int chunk_elements, MatVecLaunch& launch) {
+                          int chunk_elements, MatVecLaunch& launch, int warp_rows = kMatVecRows) {
   const int64_t chunks = (cols + chunk_elements - 1) / chunk_elements;
-  return PlanWarps(matrices, cols, n, kMatVecRows, ChooseSplitBits(RowsOf(matrices), chunks),
-                   launch);
+  return PlanWarps(matrices, cols, n, warp_rows, ChooseSplitBits(RowsOf(matrices), chunks), launch);
 }
 
 // The smallest kernel for n columns: 1, 2, 4 or 8.

@@ -92,6 +92,9 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns <= 4 ? 4 : 3)
                                                                blocks);
 }
 
+// Rows of a warp of those beside pairs, which then find room with them at once more often.
+constexpr int kMixedRows = 4;
+
 // Two launches with the same activations in one grid: `first` of kFirst, then `second` of kSecond,
 // which may not have pairs of its own.
 template <TensorType kFirst, TensorType kSecond, bool kSecondHasPairs>
@@ -106,7 +109,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, 4)
     MultiplyPairs<kSecond, kPairedRows<kSecond, 1>, 1>(second, x, blockIdx.x - first_blocks,
                                                        second_blocks, second_blocks);
   } else {
-    StagedMatVec<kSecond, 1>(second, x, blockIdx.x - first_blocks);
+    StagedMatVec<kSecond, 1, kMixedRows>(second, x, blockIdx.x - first_blocks);
   }
 }
 
@@ -171,9 +174,9 @@ bool MixedMatVec(std::span<const MatVecMatrix> first, TensorType first_type,
     MatVecLaunch launches[2] = {};
     const unsigned first_blocks = Plan<kFirst>(first, cols, n, launches[0]);
     const unsigned second_blocks =
-        kSecondHasPairs
-            ? Plan<kSecond>(second, cols, n, launches[1])
-            : static_cast<unsigned>(PlanMatVec(second, cols, n, kChunkElements, launches[1]));
+        kSecondHasPairs ? Plan<kSecond>(second, cols, n, launches[1])
+                        : static_cast<unsigned>(
+                              PlanMatVec(second, cols, n, kChunkElements, launches[1], kMixedRows));
     LaunchDependent(MixedMatVecKernel<kFirst, kSecond, kSecondHasPairs>,
                     first_blocks + second_blocks, 32 * kMatVecWarps, 0, stream, launches[0],
                     first_blocks, launches[1], x);

@@ -23,8 +23,8 @@ namespace gguf_offload::cuda {
 inline constexpr int kChunkGroups = 32;  // a lane each
 inline constexpr int kChunkElements = 32 * kChunkGroups;
 
-// Sizes of a warp's part of shared memory.
-template <class Decoder>
+// Sizes of a warp's part of shared memory, for kRows rows.
+template <class Decoder, int kRows = kMatVecRows>
 struct ChunkStaging {
   static constexpr int kGroupsPerBlock = Decoder::kBlockElements / 32;
   static constexpr int kChunkBytes =
@@ -32,7 +32,7 @@ struct ChunkStaging {
   // Pieces of 16 bytes that hold a row's chunk, wherever it begins.
   static constexpr int kRowPieces = (kChunkBytes + (16 - Decoder::kAlignment) + 15) / 16;
   static constexpr int kRowBytes = 16 * kRowPieces;
-  static constexpr int kPieces = kMatVecRows * kRowPieces;
+  static constexpr int kPieces = kRows * kRowPieces;
   static constexpr int kBytes = 16 * kPieces;
   // Whether all chunks of a row begin at the same address modulo 16.
   static constexpr bool kAlignedChunks = kChunkBytes % 16 == 0;
@@ -45,8 +45,12 @@ struct ChunkStaging {
 struct WarpRows {
   const uint8_t* origin;  // 16-byte aligned
   uint32_t first;         // first byte of the first row
-  uint32_t row_stride;    // to the second row; 0 if there is none
   uint32_t row_bytes;
+  int last;  // row; beyond it that one again
+
+  __device__ __forceinline__ uint32_t Begin(int row) const {
+    return first + min(row, last) * row_bytes;
+  }
 };
 
 // A lane's part in copying chunks of the warp's rows: what does not depend on the chunk.
@@ -57,8 +61,7 @@ class ChunkCopier {
       : origin_(rows.origin), lane_(lane) {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const int row = Index(i) / Staging::kRowPieces;
-      const uint32_t begin = rows.first + row * rows.row_stride;
+      const uint32_t begin = rows.Begin(Index(i) / Staging::kRowPieces);
       const bool is_there = Index(i) < Staging::kPieces;
       if constexpr (Staging::kAlignedChunks) {
         begin_[i] = FirstPiece(begin) + PieceOffset(i);
@@ -138,10 +141,9 @@ __device__ __forceinline__ int Dot16(const uint32_t* w, int4 x, int sum) {
 }
 
 // Adds the group's products to `sums`, one a row.
-template <class Decoder, int kColumns>
-__device__ __forceinline__ void AddProducts(const Group32 (&w)[kMatVecRows],
-                                            const ActivationGroup& x, int column,
-                                            float (&sums)[kMatVecRows][kColumns]) {
+template <class Decoder, int kRows, int kColumns>
+__device__ __forceinline__ void AddProducts(const Group32 (&w)[kRows], const ActivationGroup& x,
+                                            int column, float (&sums)[kRows][kColumns]) {
   constexpr bool kUnsigned = kUnsignedBytes<Decoder>;
   float lower = 0, upper = 0;  // sums of the activations of each half, if they are needed
   if constexpr (Decoder::kHasOffset && Decoder::kTwoScales) {
@@ -150,7 +152,7 @@ __device__ __forceinline__ void AddProducts(const Group32 (&w)[kMatVecRows],
     upper = x.scale.x * static_cast<float>(Dot16<false>(kOnes, x.q[1], 0));
   }
 #pragma unroll
-  for (int row = 0; row < kMatVecRows; ++row) {
+  for (int row = 0; row < kRows; ++row) {
     float sum = sums[row][column];
     const int first = Dot16<kUnsigned>(w[row].q, x.q[0], 0);
     if constexpr (Decoder::kTwoScales) {
@@ -179,21 +181,21 @@ inline constexpr int kMinBlocks = kColumns == 1   ? 8
                                   : kColumns == 4 ? 6
                                                   : 5;
 
-// Block `block` of a launch.
-template <quant::TensorType kType, int kColumns>
+// Block `block` of a launch whose warps have kRows rows.
+template <quant::TensorType kType, int kColumns, int kRows = kMatVecRows>
 __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const QuantizedRows& x,
                                              unsigned block) {
   using Decoder = GroupDecoder<kType>;
-  using Staging = ChunkStaging<Decoder>;
+  using Staging = ChunkStaging<Decoder, kRows>;
   constexpr int kStages = Staging::kStages;
   __shared__ __align__(16) uint8_t staged[kMatVecWarps][kStages][Staging::kBytes];
 
-  const MatVecTask task = FindMatVecTask(launch, block);
+  const MatVecTask task = FindMatVecTask<kRows>(launch, block);
   const int lane = threadIdx.x % 32;
   uint8_t(&stages)[kStages][Staging::kBytes] = staged[threadIdx.x / 32];
   const int groups = static_cast<int>(launch.cols / 32);
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
-  float sums[kMatVecRows][kColumns] = {};
+  float sums[kRows][kColumns] = {};
   float squares = 0;
 
   LetLaterKernelsBegin();
@@ -204,8 +206,8 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
     const int64_t row_bytes = launch.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = matrix.weight + task.row * row_bytes;
     const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
-    WarpRows rows{first - misalignment, misalignment, 0, static_cast<uint32_t>(row_bytes)};
-    if (task.row + 1 < matrix.rows) rows.row_stride = rows.row_bytes;
+    const WarpRows rows{first - misalignment, misalignment, static_cast<uint32_t>(row_bytes),
+                        static_cast<int>(min(matrix.rows - task.row, int64_t{kRows})) - 1};
 
     const ChunkCopier<Staging> copier(rows, lane);
 
@@ -228,10 +230,10 @@ __device__ __forceinline__ void StagedMatVec(const MatVecLaunch& launch, const Q
       AsyncWait<kStages - 1>();
       __syncwarp();
       if (active) {
-        Group32 w[kMatVecRows];
+        Group32 w[kRows];
 #pragma unroll
-        for (int row = 0; row < kMatVecRows; ++row) {
-          uint32_t begin = rows.first + row * rows.row_stride;
+        for (int row = 0; row < kRows; ++row) {
+          uint32_t begin = rows.Begin(row);
           if (!Staging::kAlignedChunks) begin += chunk * Staging::kChunkBytes;
           const uint8_t* in_stage = stages[stage] + row * Staging::kRowBytes + (begin & 15) +
                                     lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;

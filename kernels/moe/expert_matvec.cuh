@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
     const int64_t row_bytes = matrices.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = MatrixOf(matrices, tile.expert, launch.matrix_bytes) + row * row_bytes;
     const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
-    WarpRows rows{first - misalignment, misalignment, 0, static_cast<uint32_t>(row_bytes)};
-    if (row + 1 < matrices.rows) rows.row_stride = rows.row_bytes;
+    const WarpRows rows{first - misalignment, misalignment, static_cast<uint32_t>(row_bytes),
+                        row + 1 < matrices.rows ? 1 : 0};
 
     const ChunkCopier<Staging> copier(rows, lane);
 
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
         Group32 w[kMatVecRows];
 #pragma unroll
         for (int i = 0; i < kMatVecRows; ++i) {
-          uint32_t begin = rows.first + i * rows.row_stride;
+          uint32_t begin = rows.Begin(i);
           if (!Staging::kAlignedChunks) begin += chunk * Staging::kChunkBytes;
           const uint8_t* block = stages[stage] + i * Staging::kRowBytes + (begin & 15) +
                                  lane / Staging::kGroupsPerBlock * Decoder::kBlockBytes;
