@@ -47,6 +47,17 @@ struct WeightPiece {
       return ToFloat(number);
     }
   }
+  // Of F32 only.
+  __device__ __forceinline__ void Multiply(const float (&factors)[kNumbers]) {
+    if constexpr (kVector) {
+      words.x = __float_as_uint(Value(0) * factors[0]);
+      words.y = __float_as_uint(Value(1) * factors[1]);
+      words.z = __float_as_uint(Value(2) * factors[2]);
+      words.w = __float_as_uint(Value(3) * factors[3]);
+    } else {
+      number.bits = __float_as_uint(Value(0) * factors[0]);
+    }
+  }
 };
 
 template <int kNumbers>
@@ -65,31 +76,44 @@ __device__ __forceinline__ void LoadNumbers(const float* from, float (&x)[kNumbe
   }
 }
 
-// Elements from `col` on of column `column`.
-template <int kNumbers>
-__device__ __forceinline__ void LoadColumn(const GivenColumns& columns, int64_t column, int col,
-                                           float (&x)[kNumbers], float&) {
-  LoadNumbers(columns.x + column * columns.stride + col, x);
-}
+// Elements from `col` on of a column, in two steps, so that several can be asked for at once.
+template <class Columns, int kNumbers>
+struct ColumnPiece {
+  float x[kNumbers], more[kNumbers];
 
-// The same of a norm, but for the division by the root mean square; adds to the lane's `squares`.
-template <int kNumbers>
-__device__ __forceinline__ void LoadColumn(const ColumnsOfNorm& columns, int64_t column, int col,
-                                           float (&x)[kNumbers], float& squares) {
-  const NormToCome& norm = columns.norm;
-  float more[kNumbers];
-  LoadNumbers(norm.residual + column * norm.residual_stride + col, x);
-  if (norm.x != nullptr) {
-    LoadNumbers(norm.x + column * norm.x_stride + col, more);
-#pragma unroll
-    for (int i = 0; i < kNumbers; ++i) x[i] += more[i];
+  __device__ __forceinline__ void Load(const Columns& columns, int64_t column, int col) {
+    if constexpr (Columns::kOfNorm) {
+      const NormToCome& norm = columns.norm;
+      LoadNumbers(norm.residual + column * norm.residual_stride + col, x);
+      if (norm.x != nullptr) LoadNumbers(norm.x + column * norm.x_stride + col, more);
+    } else {
+      LoadNumbers(columns.x + column * columns.stride + col, x);
+    }
   }
+  // What the norm's weights and the root mean square are yet to be multiplied with; adds to the
+  // lane's `squares`.
+  __device__ __forceinline__ void Finish(const Columns& columns, float& squares) {
+    if constexpr (Columns::kOfNorm) {
 #pragma unroll
-  for (int i = 0; i < kNumbers; ++i) squares = fmaf(x[i], x[i], squares);
-  if (norm.weight == nullptr) return;
-  LoadNumbers(norm.weight + col, more);
+      for (int i = 0; i < kNumbers; ++i) {
+        if (columns.norm.x != nullptr) x[i] += more[i];
+        squares = fmaf(x[i], x[i], squares);
+      }
+    }
+  }
+};
+
+// Rows' weights times those of the norm, if the columns are of one.
+template <class Columns, class Piece, int kCount>
+__device__ __forceinline__ void MultiplyByNorm(const Columns& columns, int col,
+                                               Piece (&rows)[kCount]) {
+  if constexpr (Columns::kOfNorm) {
+    if (columns.norm.weight == nullptr) return;
+    float factors[Piece::kNumbers];
+    LoadNumbers(columns.norm.weight + col, factors);
 #pragma unroll
-  for (int i = 0; i < kNumbers; ++i) x[i] *= more[i];
+    for (int i = 0; i < kCount; ++i) rows[i].Multiply(factors);
+  }
 }
 
 // Adds up the squares of the warps that share the columns and stores what products with each column
@@ -135,6 +159,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
   // The first weights come while earlier kernels run, the next ones come nearer. Where there are
   // few rows, most of a processor's registers are free for them.
   constexpr int kAhead = kColumns > 1 || !kVector ? 0 : Columns::kOfNorm ? 16 : 8;
+  constexpr int kAtOnce = 8;  // of the columns' pieces
   constexpr int kMostPrefetched = 16;
   Piece ahead[kAhead + 1][kMatVecRows];
   if (task.row < matrix.rows) {
@@ -151,35 +176,50 @@ __global__ void __launch_bounds__(32 * kMatVecWarps)
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) PrefetchLine(row + i * second + col);
     }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (first + j * step < cols) MultiplyByNorm(columns, first + j * step, ahead[j]);
+    }
   }
   AwaitEarlierKernels();
-  const auto add = [&](int col, const Piece(&w)[kMatVecRows]) {
+  const auto add = [&](const Piece(&w)[kMatVecRows], int column,
+                       ColumnPiece<Columns, kNumbers>& piece) {
+    piece.Finish(columns, squares[column]);
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      // Beyond the last column that one again; its products are not stored.
-      const int from = min(task.first_column + column, launch.n - 1);
-      float x[kNumbers];
-      LoadColumn(columns, from, col, x, squares[column]);
+    for (int i = 0; i < kMatVecRows; ++i) {
 #pragma unroll
-      for (int i = 0; i < kMatVecRows; ++i) {
-#pragma unroll
-        for (int k = 0; k < kNumbers; ++k) {
-          sums[i][column] = fmaf(w[i].Value(k), x[k], sums[i][column]);
-        }
+      for (int k = 0; k < kNumbers; ++k) {
+        sums[i][column] = fmaf(w[i].Value(k), piece.x[k], sums[i][column]);
       }
     }
   };
   if (task.row < matrix.rows) {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (first + j * step < cols) add(first + j * step, ahead[j]);
+    for (int begin = 0; begin < kAhead; begin += kAtOnce) {
+      ColumnPiece<Columns, kNumbers> pieces[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int col = first + (begin + j) * step;
+        if (col < cols) pieces[j].Load(columns, task.first_column, col);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (first + (begin + j) * step < cols) add(ahead[begin + j], 0, pieces[j]);
+      }
     }
 #pragma unroll(kColumns == 1 ? 8 : 1)
     for (int col = first + kAhead * step; col < cols; col += step) {
       Piece w[kMatVecRows];
 #pragma unroll
       for (int i = 0; i < kMatVecRows; ++i) w[i].Load(row + i * second + col);
-      add(col, w);
+      MultiplyByNorm(columns, col, w);
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        // Beyond the last column that one again; its products are not stored.
+        ColumnPiece<Columns, kNumbers> piece;
+        piece.Load(columns, min(task.first_column + column, launch.n - 1), col);
+        add(w, column, piece);
+      }
     }
   }
   if constexpr (Columns::kOfNorm) {
@@ -223,29 +263,17 @@ bool HasVectors(const ColumnsOfNorm& columns) {
          SixteenByteRows(norm.x, norm.x_stride) && SixteenByteRows(norm.weight);
 }
 
-template <class Columns>
-void Multiply(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
-              const Columns& columns, int n, cudaStream_t stream) {
-  const auto run = [&]<class Number>(Number) {
-    const bool vector =
-        cols * static_cast<int64_t>(sizeof(Number)) % 16 == 0 && HasVectors(columns) &&
-        std::all_of(matrices.begin(), matrices.end(),
-                    [](const MatVecMatrix& matrix) { return SixteenByteRows(matrix.weight); });
-    if (vector) {
-      LaunchKernel<Number, true>(matrices, cols, columns, n, stream);
-    } else {
-      LaunchKernel<Number, false>(matrices, cols, columns, n, stream);
-    }
-  };
-  switch (type) {
-    case TensorType::kF32:
-      return run(F32Number());
-    case TensorType::kF16:
-      return run(F16Number());
-    case TensorType::kBF16:
-      return run(BF16Number());
-    default:
-      return;
+template <class Number, class Columns>
+void Multiply(std::span<const MatVecMatrix> matrices, int64_t cols, const Columns& columns, int n,
+              cudaStream_t stream) {
+  const bool vector =
+      cols * static_cast<int64_t>(sizeof(Number)) % 16 == 0 && HasVectors(columns) &&
+      std::all_of(matrices.begin(), matrices.end(),
+                  [](const MatVecMatrix& matrix) { return SixteenByteRows(matrix.weight); });
+  if (vector) {
+    LaunchKernel<Number, true>(matrices, cols, columns, n, stream);
+  } else {
+    LaunchKernel<Number, false>(matrices, cols, columns, n, stream);
   }
 }
 
@@ -257,12 +285,22 @@ bool IsFloatMatVecType(TensorType type) {
 
 void FloatMatVec(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
                  const float* x, int64_t x_stride, int n, cudaStream_t stream) {
-  Multiply(type, matrices, cols, GivenColumns{x, x_stride}, n, stream);
+  const GivenColumns columns{x, x_stride};
+  switch (type) {
+    case TensorType::kF32:
+      return Multiply<F32Number>(matrices, cols, columns, n, stream);
+    case TensorType::kF16:
+      return Multiply<F16Number>(matrices, cols, columns, n, stream);
+    case TensorType::kBF16:
+      return Multiply<BF16Number>(matrices, cols, columns, n, stream);
+    default:
+      return;
+  }
 }
 
-void FloatMatVecOfNorm(TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
-                       const NormToCome& norm, int n, cudaStream_t stream) {
-  Multiply(type, matrices, cols, ColumnsOfNorm{norm}, n, stream);
+void FloatMatVecOfNorm(std::span<const MatVecMatrix> matrices, int64_t cols, const NormToCome& norm,
+                       int n, cudaStream_t stream) {
+  Multiply<F32Number>(matrices, cols, ColumnsOfNorm{norm}, n, stream);
 }
 
 }  // namespace gguf_offload::cuda

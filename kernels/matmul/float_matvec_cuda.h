@@ -33,10 +33,10 @@ struct NormToCome {
   float eps;
 };
 
-// The same with a norm for x: every block makes what it needs of it, which pays where there are few
-// rows of weights.
-void FloatMatVecOfNorm(quant::TensorType type, std::span<const MatVecMatrix> matrices, int64_t cols,
-                       const NormToCome& norm, int n, cudaStream_t stream);
+// The same for F32 with a norm for x: every block makes what it needs of it, which pays where there
+// are few rows of weights.
+void FloatMatVecOfNorm(std::span<const MatVecMatrix> matrices, int64_t cols, const NormToCome& norm,
+                       int n, cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

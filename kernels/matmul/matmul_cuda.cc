@@ -183,7 +183,7 @@ const char* MatMul::Run(const float* x, int64_t x_stride, int n, bool already_qu
 void MatMul::RunOfNorm(const NormToCome& norm, int n, std::span<const MatMulOutput> outputs,
                        cudaStream_t stream) {
   for (const auto& [type, matrices] : LaunchesOf(outputs)) {
-    FloatMatVecOfNorm(type, matrices, outputs[0].cols, norm, n, stream);
+    FloatMatVecOfNorm(matrices, outputs[0].cols, norm, n, stream);
   }
 }
 
@@ -191,7 +191,7 @@ bool MatMul::CanRunOfNorm(int n, std::span<const MatMulOutput> outputs) const {
   constexpr int64_t kMostRows = 1024;
   int64_t rows = 0;
   for (const MatMulOutput& output : outputs) {
-    if (!IsFloatMatVecType(output.type) || output.cols != outputs[0].cols) return false;
+    if (output.type != quant::TensorType::kF32 || output.cols != outputs[0].cols) return false;
     rows += output.rows;
   }
   return IsQuantized(n) && rows <= kMostRows;

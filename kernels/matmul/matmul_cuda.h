@@ -74,7 +74,7 @@ class MatMul {
   [[nodiscard]] const char* Run(const float* x, int64_t x_stride, int n, bool already_quantized,
                                 std::span<const MatMulOutput> outputs, cudaStream_t stream);
 
-  // The same of a norm that nobody has made yet: of n rows, with F32, F16 and BF16 weights. Where
+  // The same of a norm that nobody has made yet: of n rows, with F32 weights. Where
   // CanRunOfNorm says so: with few rows of weights, every block makes the norm itself.
   void RunOfNorm(const NormToCome& norm, int n, std::span<const MatMulOutput> outputs,
                  cudaStream_t stream);
