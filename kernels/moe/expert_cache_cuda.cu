@@ -30,8 +30,8 @@ struct ResolveArguments {
   int64_t expert_bytes;
 };
 
-// One block. kPerLane: not 0, the choice is made first, of a single row.
-template <int kPerLane>
+// One block. kChooses: the choice is made first, of a single row.
+template <bool kChooses>
 __global__ void __launch_bounds__(kResolveThreads)
     ResolveKernel(const __grid_constant__ RouterScores scores,
                   const __grid_constant__ ResolveArguments a) {
@@ -72,27 +72,25 @@ __global__ void __launch_bounds__(kResolveThreads)
   near(a.pool.last_use, a.pool.slots);
   near(slot_of, a.experts);
   near(a.pool.owner, a.pool.slots);
-  // All that does not depend on the choice is asked for at once, by warps that do not make it.
+  // All that does not depend on the choice is asked for at once.
   const auto ask = [&] {
     now = *a.pool.clock + 1;
     if (threadIdx.x == 0) counts = *a.counts;
-    constexpr int kChoosing = kPerLane > 0 ? 32 : 0;
-    if (threadIdx.x < kChoosing) return;
     const int slots = a.pool.slots;
-    for (int i = threadIdx.x - kChoosing; i < max(slots, min(a.experts, kNear));
-         i += kResolveThreads - kChoosing) {
+    for (int i = threadIdx.x; i < max(slots, min(a.experts, kNear)); i += kResolveThreads) {
       if (i < slots) last_use[i] = a.pool.last_use[i];
       if (i < min(slots, kNear)) near_owner[i] = a.pool.owner[i];
       if (i < min(a.experts, kNear)) near_slot_of[i] = slot_of[i];
     }
   };
-  if constexpr (kPerLane > 0) {
-    const ExpertChooser<kPerLane> chooser(scores, 0, scratch);
+  if constexpr (kChooses) {
+    BlockExpertChooser<kWarps> chooser(scores, 0, scratch);
     chosen = chooser.chosen();
-    if (warp == 0) chooser.LoadBias(scores.selection_bias);
+    chooser.LoadBias(scores.selection_bias);
     AwaitEarlierKernels();
+    chooser.LoadLogit();
     ask();
-    if (warp == 0) chooser.Choose(a.chosen.experts, a.chosen.weights);
+    chooser.Choose(a.chosen.experts, a.chosen.weights);
   } else {
     AwaitEarlierKernels();
     ask();
@@ -229,18 +227,13 @@ void ResolveExperts(const ChosenExperts& chosen, const RouterScores* scores, con
   assert(chosen.pairs() <= pool.slots || experts <= pool.slots);
   if (chosen.pairs() <= 0) return;
   const ResolveArguments a = {chosen, pool, layer * experts, experts, fills, counts, expert_bytes};
-  const auto run = [&]<int kPerLane>() {
-    size_t scratch = 0;
-    if constexpr (kPerLane > 0) {
-      scratch = ExpertChooser<kPerLane>::ScratchFloats(scores->rule) * sizeof(float);
-    }
-    LaunchDependent(ResolveKernel<kPerLane>, 1, kResolveThreads, scratch, stream,
-                    scores != nullptr ? *scores : RouterScores(), a);
-  };
-  if (scores == nullptr) return run.template operator()<0>();
+  if (scores == nullptr) {
+    return LaunchDependent(ResolveKernel<false>, 1, kResolveThreads, 0, stream, RouterScores(), a);
+  }
+  static_assert(kMostResolvedExperts <= kResolveThreads);
   assert(CanChooseAndResolve(scores->rule, chosen.rows));
-  if (experts <= 128) return run.template operator()<4>();
-  run.template operator()<kMostResolvedExperts / 32>();
+  const size_t scratch = ExpertChoice::ScratchFloats(scores->rule) * sizeof(float);
+  LaunchDependent(ResolveKernel<true>, 1, kResolveThreads, scratch, stream, *scores, a);
 }
 
 void LetFillsBegin(cudaStream_t stream) { NothingKernel<<<1, 1, 0, stream>>>(); }

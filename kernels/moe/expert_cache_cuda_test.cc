@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <memory>
 #include <random>
 #include <set>
@@ -287,15 +289,21 @@ struct PoolState {
 
 // With the choice in the same launch, all is as with two.
 TEST_F(ExpertCacheCudaTest, ChoosesAndResolves) {
-  for (const RoutingRule& rule : {RoutingRule{.experts = 60, .used = 4},
-                                  RoutingRule{.experts = 128, .used = 8, .normalize = true},
-                                  RoutingRule{.experts = 256,
-                                  .used = 8,
-                                  .gating = ExpertGating::kSigmoid,
-                                  .normalize = true,
-                                  .scale = 2.5f,
-                                  .groups = 8,
-                                  .used_groups = 4}}) {
+  using enum ExpertGating;
+  for (const RoutingRule& rule :
+       {RoutingRule{.experts = 60, .used = 4},
+        RoutingRule{.experts = 128, .used = 8, .normalize = true},
+        RoutingRule{.experts = 33, .used = 4, .gating = kSoftmaxOfChosen},
+        RoutingRule{.experts = 20, .used = 20, .gating = kSigmoid},
+        RoutingRule{.experts = 12, .used = 6, .groups = 4, .used_groups = 2},
+        RoutingRule{.experts = 1, .used = 1},
+        RoutingRule{.experts = 256,
+        .used = 8,
+        .gating = kSigmoid,
+        .normalize = true,
+        .scale = 2.5f,
+        .groups = 8,
+        .used_groups = 4}}) {
     SCOPED_TRACE(rule.experts);
     ASSERT_TRUE(CanChooseAndResolve(rule, 1));
     EXPECT_FALSE(CanChooseAndResolve(rule, 2));
@@ -309,6 +317,16 @@ TEST_F(ExpertCacheCudaTest, ChoosesAndResolves) {
       SCOPED_TRACE(step);
       if (step % 3 != 2) {  // or the last one's again
         for (float& value : logits) value = normal(random);
+      }
+      // Equals, and what is not finite.
+      constexpr float kOdd[] = {0.0f,
+                                -0.0f,
+                                1.0f,
+                                std::numeric_limits<float>::quiet_NaN(),
+                                std::numeric_limits<float>::infinity(),
+                                -std::numeric_limits<float>::infinity()};
+      if (step == 9 || step == 10) {
+        for (float& value : logits) value = kOdd[random() % (step == 9 ? 3 : 6)];
       }
       DeviceArray<float> device_logits(logits);
       DeviceArray<int32_t> position(std::vector<int32_t>(1, step == 6 ? -1 : step));
@@ -324,7 +342,9 @@ TEST_F(ExpertCacheCudaTest, ChoosesAndResolves) {
       once.Resolve({experts[1].data(), weights[1].data(), 1, rule.used}, &scores, rule.experts);
       CheckCuda(cudaGetLastError());
       EXPECT_EQ(experts[0].ToHost(), experts[1].ToHost());
-      EXPECT_EQ(weights[0].ToHost(), weights[1].ToHost());
+      // Also of weights that are not numbers.
+      const std::vector<float> of_two = weights[0].ToHost(), of_one = weights[1].ToHost();
+      EXPECT_EQ(std::memcmp(of_two.data(), of_one.data(), 4 * of_one.size()), 0);
       EXPECT_EQ(twice.slot_of.ToHost(), once.slot_of.ToHost());
       EXPECT_EQ(twice.owner.ToHost(), once.owner.ToHost());
       EXPECT_EQ(twice.last_use.ToHost(), once.last_use.ToHost());
