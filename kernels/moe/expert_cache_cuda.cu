@@ -156,7 +156,7 @@ struct FillArguments {
   int number;      // of the part
   int first;       // fill
   int end;         // that there may be
-  int32_t* begun;  // rounds that blocks have taken
+  int32_t* begun;  // rounds that blocks have taken, but for the first of each
   ExpertSource sources[3];
   int rounds[3];  // that a matrix takes, wherever it begins; 0: it is not asked for
   uint8_t* slots;
@@ -172,33 +172,32 @@ __global__ void __launch_bounds__(kFillThreads)
   if (a.number == 0) AwaitEarlierKernels();
   __shared__ int taken[2];
   const int fill_rounds = a.rounds[0] + a.rounds[1] + a.rounds[2];
+  // The link rests until the first rounds are on their way: each block has one of its own, and asks
+  // for what it needs to know of it before it knows whether there is one.
+  int round = static_cast<int>(blockIdx.x);
+  int index = min(a.first + round / fill_rounds, a.end - 1);
+  ExpertFill fill = a.fills.fills[index];
   const int rounds = (min(a.end, *a.fills.count) - a.first) * fill_rounds;
-  if (rounds <= 0) return;
-  const auto take = [&](int turn) {
-    const int round = atomicAdd(a.begun, 1);
-    taken[turn] = round;
-    if (round >= rounds) LetLaterKernelsBegin();
-  };
-  if (threadIdx.x == 0) take(0);
-  for (int turn = 0;; turn = 1 - turn) {
-    __syncthreads();
-    const int round = taken[turn];
-    if (round >= rounds) return;
-    if (threadIdx.x == 0) take(1 - turn);  // while this one is copied
-
-    const int index = a.first + round / fill_rounds;
+  for (int turn = 0; round < rounds; turn = 1 - turn) {
+    if (threadIdx.x == 0) {  // the next one, while this one is copied
+      taken[turn] = static_cast<int>(gridDim.x) + atomicAdd(a.begun, 1);
+      if (taken[turn] >= rounds) LetLaterKernelsBegin();
+    }
+    if (a.first + round / fill_rounds != index) {
+      index = a.first + round / fill_rounds;
+      fill = a.fills.fills[index];
+    }
     int part = round % fill_rounds, matrix = 0;
     while (part >= a.rounds[matrix]) part -= a.rounds[matrix++];
-    const ExpertFill fill = a.fills.fills[index];
     const ExpertSource& source = a.sources[matrix];
     const uint8_t* from = source.data + fill.expert * source.bytes;
     const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
+    int64_t pieces = (phase + source.bytes + 15) / 16;
     if (a.fills.entries != nullptr) {
       const uint8_t* const entry = a.fills.entries[index];
-      if (entry == nullptr) continue;
+      if (entry == nullptr) pieces = 0;
       from = entry + source.offset + phase;
     }
-    const int64_t pieces = (phase + source.bytes + 15) / 16;
     // A warp reads whole lines: the first piece of the first round is one that begins a line.
     const auto before = static_cast<int>(reinterpret_cast<uintptr_t>(from) / 16 % kLinePieces);
     const int64_t first = int64_t{part} * kRoundPieces + threadIdx.x - before;
@@ -216,6 +215,8 @@ __global__ void __launch_bounds__(kFillThreads)
       // They make room first: what other kernels need stays in the cache.
       if (piece >= 0 && piece < pieces) __stcs(to + piece, loaded[i]);
     }
+    __syncthreads();
+    round = taken[turn];
   }
 }
 

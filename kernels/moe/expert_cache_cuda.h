@@ -52,7 +52,7 @@ inline constexpr int kMaxFillParts = 8;
 struct ExpertFills {
   ExpertFill* fills = nullptr;  // (as many as pairs of a call, or slots)
   int32_t* count = nullptr;
-  int32_t* begun = nullptr;  // (kMaxFillParts) what FillSlots has begun to copy of each part
+  int32_t* begun = nullptr;  // (kMaxFillParts) for FillSlots: how far it is with each part
 
   // Where the host fetches experts between the two: mapped memory in which ResolveExperts repeats
   // fills and count for it, and where it answers with the address of each expert, in mapped memory
