@@ -75,7 +75,10 @@ template <quant::TensorType kType, int kColumns>
 __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
     ExpertMatVecKernel(const __grid_constant__ ExpertMatVecLaunch launch, QuantizedRows x) {
   LetLaterKernelsBegin();
-  AwaitEarlierKernels();
+  // The last product of a row comes long after the choice of its expert: the way to the matrix is
+  // found while the matrix itself is still on its way to its slot.
+  const bool ends_sum = launch.products.sum.out != nullptr;
+  if (!ends_sum) AwaitEarlierKernels();
   using Decoder = GroupDecoder<kType>;
   using Staging = ChunkStaging<Decoder>;
   constexpr int kStages = Staging::kStages;
@@ -90,7 +93,10 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   } else {
     tile = launch.order.tiles[blockIdx.y];
   }
-  if (tile.count == 0) return;
+  if (tile.count == 0) {
+    AwaitEarlierKernels();
+    return;
+  }
 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int matrix = static_cast<int>(blockIdx.x) / launch.row_blocks;
@@ -112,8 +118,9 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
   float sums[kMatVecRows][kColumns] = {};
   LaneOfSum of_sum;
-  const bool ends_sum = launch.products.sum.out != nullptr;
-  if (row < matrices.rows) {
+  if (row >= matrices.rows) {
+    AwaitEarlierKernels();
+  } else {
     const int64_t row_bytes = matrices.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = MatrixOf(matrices, tile.expert, launch.matrix_bytes) + row * row_bytes;
     const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
@@ -122,6 +129,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
 
     const ChunkCopier<Staging> copier(rows, lane);
 
+    if (ends_sum) AwaitEarlierKernels();
     const int step = launch.split;
 #pragma unroll
     for (int stage = 0; stage < kStages; ++stage) {
