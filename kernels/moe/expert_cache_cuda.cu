@@ -158,7 +158,8 @@ struct FillArguments {
   int end;         // that there may be
   int32_t* begun;  // rounds that blocks have taken, but for the first of each
   ExpertSource sources[3];
-  int rounds[3];  // that a matrix takes, wherever it begins; 0: it is not asked for
+  int first_rounds[3];  // of a matrix
+  int rounds[3];        // that it takes, wherever it begins; 0: it is not asked for
   uint8_t* slots;
   int64_t slot_stride;
 };
@@ -189,6 +190,7 @@ __global__ void __launch_bounds__(kFillThreads)
     }
     int part = round % fill_rounds, matrix = 0;
     while (part >= a.rounds[matrix]) part -= a.rounds[matrix++];
+    part += a.first_rounds[matrix];
     const ExpertSource& source = a.sources[matrix];
     const uint8_t* from = source.data + fill.expert * source.bytes;
     const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
@@ -250,14 +252,24 @@ void FillSlots(const ExpertFills& fills, const FillPart& part, const ExpertSourc
       .end = part.end,
       .begun = fills.begun + part.number,
       .sources = {sources[0], sources[1], sources[2]},
+      .first_rounds = {},
       .rounds = {},
       .slots = slots,
       .slot_stride = slot_stride,
   };
+  // Rounds that the first `bytes` of a matrix take.
+  const auto rounds = [](int64_t bytes) {
+    const int64_t most_pieces = kLinePieces - 1 + (15 + bytes + 15) / 16;
+    return bytes <= 0 ? 0 : static_cast<int>((most_pieces + kRoundPieces - 1) / kRoundPieces);
+  };
   for (int i = part.first_matrix; i < part.end_matrix; ++i) {
-    const int64_t most_pieces = kLinePieces - 1 + (15 + sources[i].bytes + 15) / 16;
-    a.rounds[i] = static_cast<int>((most_pieces + kRoundPieces - 1) / kRoundPieces);
+    const bool last = i + 1 == part.end_matrix;
+    a.first_rounds[i] = rounds(last ? std::min(part.first_byte, sources[i].bytes) : 0);
+    a.rounds[i] = rounds(last ? std::min(part.end_byte, sources[i].bytes) : sources[i].bytes) -
+                  a.first_rounds[i];
   }
+  // What a small matrix has is brought by the part before.
+  if (a.rounds[0] + a.rounds[1] + a.rounds[2] == 0) return;
   LaunchDependent(FillKernel, kFillBlocks, kFillThreads, 0, stream, a);
 }
 

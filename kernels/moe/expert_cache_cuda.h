@@ -84,14 +84,17 @@ struct ExpertSource {
 };
 
 // What a call of FillSlots copies: fills [first, end), as far as there are so many, and of each
-// matrices [first_matrix, end_matrix). A part whose number is not 0 does not wait for the stream:
-// it follows the others of its fills, in order, and overlaps with the end of the one before.
+// matrices [first_matrix, end_matrix), of the last of which bytes [first_byte, end_byte), as far as
+// it has so many. A part whose number is not 0 does not wait for the stream: it follows the others
+// of its fills, in order, and overlaps with the end of the one before.
 struct FillPart {
   int number = 0;  // each call for the same fills has another, less than kMaxFillParts
   int first = 0;
   int end = 0;
   int first_matrix = 0;
   int end_matrix = 3;
+  int64_t first_byte = 0;
+  int64_t end_byte = INT64_MAX;
 };
 
 // Copies those experts to their slots that ResolveExperts has found missing: a matrix begins at the

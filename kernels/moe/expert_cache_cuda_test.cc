@@ -84,9 +84,11 @@ class Cache {
     if (flipped_ != 0) FetchTold(sources);
     if (check_bytes) {
       const int most = std::min<int>(slots_, chosen.size());
-      const FillPart parts[] = {{.number = 0, .end = 1},
-                                {.number = 1, .first = 1, .end = most, .end_matrix = 2},
-                                {.number = 2, .first = 1, .end = most, .first_matrix = 2}};
+      const FillPart parts[] = {
+          {.number = 0, .end = 1},
+          {.number = 1, .first = 1, .end = most, .end_matrix = 2},
+          {.number = 2, .first = 1, .end = most, .first_matrix = 2, .end_byte = kBytes[2] / 2},
+          {.number = 3, .first = 1, .end = most, .first_matrix = 2, .first_byte = kBytes[2] / 2}};
       for (const FillPart& part : parts) {
         FillSlots(fills, part, sources, memory_->data(), stride_, nullptr);
       }

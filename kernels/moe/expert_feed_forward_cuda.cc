@@ -169,8 +169,9 @@ void ExpertFeedForward::MultiplyDown(bool int8, const ChosenExperts& part, int f
   MultiplyExpertsHalf(products, half_h, h_scale, of.order, of.tiles, stream);
 }
 
-void ExpertFeedForward::MultiplyLastDownAndAdd(float* out, const ChosenExperts& chosen,
-                                               const Experts& experts, cudaStream_t stream) const {
+void ExpertFeedForward::MultiplyLastDownAndAdd(float* out, int64_t first, int64_t end,
+                                               const ChosenExperts& chosen, const Experts& experts,
+                                               cudaStream_t stream) const {
   const int last = chosen.used - 1;
   ChosenExperts part = chosen;
   part.experts += last;
@@ -181,7 +182,9 @@ void ExpertFeedForward::MultiplyLastDownAndAdd(float* out, const ChosenExperts& 
                                         .y = At<float>(layout_.down),
                                         .y_stride = PadFloats(config_.dim),
                                         .chosen = chosen,
-                                        .uses = experts.uses}};
+                                        .uses = first == 0 ? experts.uses : nullptr,
+                                        .first_row = first,
+                                        .end_row = end}};
   MultiplyExpertsInt8(products, QuantizedPairs(last), part, {}, /*tiles=*/1, stream);
 }
 

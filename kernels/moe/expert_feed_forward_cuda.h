@@ -74,9 +74,10 @@ class ExpertFeedForward {
                     cudaStream_t stream) const;
   void AddProducts(float* out, int64_t out_stride, const ChosenExperts& chosen,
                    const Experts& experts, cudaStream_t stream) const;
-  // MultiplyDown of the last pair of a single row in 8 bits and AddProducts, in one launch.
-  void MultiplyLastDownAndAdd(float* out, const ChosenExperts& chosen, const Experts& experts,
-                              cudaStream_t stream) const;
+  // MultiplyDown of the last pair of a single row in 8 bits and AddProducts, in one launch: of
+  // elements [first, end) of `out`, so that they may come in several.
+  void MultiplyLastDownAndAdd(float* out, int64_t first, int64_t end, const ChosenExperts& chosen,
+                              const Experts& experts, cudaStream_t stream) const;
 
  private:
   // Offsets of what the memory holds.

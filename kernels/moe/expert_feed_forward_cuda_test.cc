@@ -165,7 +165,11 @@ void Check(Layer& layer, const Step& run, double tolerance) {
         feed_forward.MultiplyInner(device_x.data(), kStride, quantized, part, first, counted_apart,
                                    nullptr);
         if (in_one && first > 0) {
-          feed_forward.MultiplyLastDownAndAdd(in_parts.data(), all, counted_apart, nullptr);
+          for (const auto& [begin, end] :
+               {std::pair<int64_t, int64_t>(0, 13), std::pair<int64_t, int64_t>(13, kDim)}) {
+            feed_forward.MultiplyLastDownAndAdd(in_parts.data(), begin, end, all, counted_apart,
+                                                nullptr);
+          }
         } else {
           feed_forward.MultiplyDown(quantized.q != nullptr, part, first, counted_apart, nullptr);
         }

@@ -34,6 +34,7 @@ struct LaneOfSum {
 template <int kColumns>
 __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& launch, int matrix,
                                                    const ExpertTile& tile, int64_t first_row,
+                                                   int64_t end_row,
                                                    float (&sums)[kMatVecRows][kColumns],
                                                    const LaneOfSum& of_sum) {
   constexpr int kSums = kMatVecRows * kColumns;
@@ -60,7 +61,7 @@ __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& lau
   const ExpertMatrices& matrices = launch.products.matrices[matrix];
   const int64_t row = first_row + lane / kColumns;
   const int column = lane % kColumns;
-  if (lane >= kSums || row >= matrices.rows || column >= tile.count) return;
+  if (lane >= kSums || row >= end_row || column >= tile.count) return;
   if (matrices.bias != nullptr) sum += matrices.bias[tile.expert * matrices.rows + row];
   if (kColumns == 1 && launch.products.sum.out != nullptr) {
     launch.products.sum.out[row] = of_sum.With(sum);
@@ -104,7 +105,9 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   const ExpertMatrices& matrices = launch.products.matrices[matrix];
   const int part = warp % launch.split;
   const int64_t row =
+      launch.products.sum.first_row +
       (row_block * (kMatVecWarps / launch.split) + warp / launch.split) * kMatVecRows;
+  const int64_t end_row = ends_sum ? launch.products.sum.end_row : matrices.rows;
   int x_rows[kColumns];
 #pragma unroll
   for (int column = 0; column < kColumns; ++column) {
@@ -118,14 +121,14 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   const int chunks = (groups + kChunkGroups - 1) / kChunkGroups;
   float sums[kMatVecRows][kColumns] = {};
   LaneOfSum of_sum;
-  if (row >= matrices.rows) {
+  if (row >= end_row) {
     AwaitEarlierKernels();
   } else {
     const int64_t row_bytes = matrices.cols / Decoder::kBlockElements * Decoder::kBlockBytes;
     const uint8_t* first = MatrixOf(matrices, tile.expert, launch.matrix_bytes) + row * row_bytes;
     const uint32_t misalignment = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first)) & 15;
     const WarpRows rows{first - misalignment, misalignment, static_cast<uint32_t>(row_bytes),
-                        row + 1 < matrices.rows ? 1 : 0};
+                        row + 1 < end_row ? 1 : 0};
 
     const ChunkCopier<Staging> copier(rows, lane);
 
@@ -137,8 +140,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
       if (chunk < chunks) copier.Copy(chunk, stages[stage]);
       AsyncCommit();
     }
-    if (kColumns == 1 && ends_sum && part == 0 && lane < kMatVecRows &&
-        row + lane < matrices.rows) {
+    if (kColumns == 1 && ends_sum && part == 0 && lane < kMatVecRows && row + lane < end_row) {
       of_sum.Load(launch.products.sum, row + lane);
     }
     int stage = 0;
@@ -177,12 +179,12 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
     }
   }
   if (kColumns == 1 && ends_sum && blockIdx.x == 0) {
-    const auto& [out, y, y_stride, chosen, uses] = launch.products.sum;
-    for (int i = threadIdx.x; uses != nullptr && i < chosen.used; i += blockDim.x) {
-      atomicAdd(&uses[chosen.experts[i]], 1u);
+    const ExpertSum& sum = launch.products.sum;
+    for (int i = threadIdx.x; sum.uses != nullptr && i < sum.chosen.used; i += blockDim.x) {
+      atomicAdd(&sum.uses[sum.chosen.experts[i]], 1u);
     }
   }
-  FinishExpertMatVec(launch, matrix, tile, row, sums, of_sum);
+  FinishExpertMatVec(launch, matrix, tile, row, end_row, sums, of_sum);
 }
 
 template <quant::TensorType kType>

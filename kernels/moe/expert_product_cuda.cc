@@ -51,8 +51,9 @@ void MultiplyExpertsInt8(const ExpertProducts& products, const QuantizedRows& x,
   // Not by the number of rows of x, on which results must not depend.
   launch.split = 1 << ChooseSplitBits(first.rows * products.count * chosen.used,
                                       CeilDiv(first.cols, kChunkElements));
-  launch.row_blocks =
-      static_cast<int>(CeilDiv(first.rows, kMatVecRows * (kMatVecWarps / launch.split)));
+  const ExpertSum& sum = products.sum;
+  const int64_t rows = sum.out != nullptr ? sum.end_row - sum.first_row : first.rows;
+  launch.row_blocks = static_cast<int>(CeilDiv(rows, kMatVecRows * (kMatVecWarps / launch.split)));
   launch.matrix_bytes = first.matrix_bytes();
   FindMatVec(first.type)(launch, tiles, x, stream);
 }

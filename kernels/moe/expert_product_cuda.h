@@ -24,7 +24,10 @@ struct ExpertSum {
   const float* y = nullptr;  // rows y_stride apart
   int64_t y_stride = 0;
   ChosenExperts chosen;
-  uint32_t* uses = nullptr;
+  uint32_t* uses = nullptr;  // null: not counted
+  // Which elements are made.
+  int64_t first_row = 0;
+  int64_t end_row = 0;
 };
 
 // Which products. All pointers are device memory.

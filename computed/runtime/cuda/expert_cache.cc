@@ -137,18 +137,22 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
   return origin;
 }
 
-std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer,
-                                                 const cuda::ChosenExperts& chosen) const {
+std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer, const cuda::ChosenExperts& chosen,
+                                                 const Weight& down) const {
   // The experts of several rows may be the same, and those of most slots are mostly there: then a
   // second round of products costs more than it hides.
   if (chosen.rows > 1 || chosen.used == 1 || 2 * layers_[layer].pool.slots > experts_) {
     return {{.end = chosen.pairs()}};
   }
   // The last part's products begin when nothing is left to be fetched: as few as can be.
-  const int last = chosen.used - 1;
+  const int last = chosen.used - 1, end = chosen.used;
+  const auto row_bytes =
+      static_cast<int64_t>(quant::RowBytes(quant::FormatOf(down.type), down.columns));
+  const int64_t most_bytes = down.rows * 3 / 4 * row_bytes;
   return {{.number = 0, .end = last},
-          {.number = 1, .first = last, .end = chosen.used, .end_matrix = 2},
-          {.number = 2, .first = last, .end = chosen.used, .first_matrix = 2}};
+          {.number = 1, .first = last, .end = end, .end_matrix = 2},
+          {.number = 2, .first = last, .end = end, .first_matrix = 2, .end_byte = most_bytes},
+          {.number = 3, .first = last, .end = end, .first_matrix = 2, .first_byte = most_bytes}};
 }
 
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen,
@@ -162,7 +166,7 @@ void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen,
   cuda::LetFillsBegin(stream);
   cudaStreamWaitEvent(fetch_stream_, resolved_, 0);
   if (host_ != nullptr) host_->Launch(layer, fetch_stream_);
-  for (cuda::FillPart part : PartsOf(layer, chosen)) {
+  for (cuda::FillPart part : PartsOf(layer, chosen, down)) {
     part.end = std::min({part.end, l.pool.slots, experts_});
     cuda::FillSlots(fills_, part, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
                     fetch_stream_);

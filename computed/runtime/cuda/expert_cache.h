@@ -67,8 +67,10 @@ class ExpertCache {
   // With `scores`, where CanChooseAndResolve, also makes the choice.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const cuda::RouterScores* scores,
              const Weight& gate, const Weight& up, const Weight& down, cudaStream_t stream);
-  // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs.
-  std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen) const;
+  // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs,
+  // bytes those of whole rows.
+  std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen,
+                                      const Weight& down) const;
   // What is queued on `stream` from here on finds this part's matrices in their slots. All parts
   // must be awaited before the next Fetch.
   void Await(int part, cudaStream_t stream);
@@ -107,7 +109,7 @@ class ExpertCache {
               std::unique_ptr<HostExpertFetch> host)
       : plan_(plan), experts_(experts), host_(std::move(host)), layers_(layers) {}
   // A part's experts are multiplied while the next one's come.
-  static constexpr int kMostParts = 3;
+  static constexpr int kMostParts = 4;
 
   absl::Status Allocate(DeviceArena& arena);
   Origin OriginOf(int layer, const Weight& gate, const Weight& up, const Weight& down) const;

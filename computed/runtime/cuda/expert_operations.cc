@@ -84,7 +84,7 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     }
     float* const out = residual.data + first * residual.stride;
     const float* const in = x.data + first * x.stride;
-    const std::vector<cuda::FillPart> parts = expert_cache_->PartsOf(layer, chosen);
+    const std::vector<cuda::FillPart> parts = expert_cache_->PartsOf(layer, chosen, bank.down);
     if (parts.size() == 1) {
       expert_cache_->Await(0, stream_);
       experts_->AddTo(out, residual.stride, in, x.stride, quantized.Rows(first), chosen, experts,
@@ -92,6 +92,8 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     } else {
       // Of a single row.
       const bool int8 = quantized.q != nullptr;
+      const auto row_bytes =
+          static_cast<int64_t>(quant::RowBytes(quant::FormatOf(bank.down.type), bank.down.columns));
       for (const cuda::FillPart& part : parts) {
         cuda::ChosenExperts some = chosen;
         some.used = part.end - part.first;
@@ -103,9 +105,11 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
                                   stream_);
         }
         if (part.end_matrix < 3) continue;
+        const int64_t first_row = part.first_byte / row_bytes;
+        const int64_t end_row = std::min(part.end_byte / row_bytes, bank.down.rows);
         if (int8 && part.first == chosen.used - 1) {
-          experts_->MultiplyLastDownAndAdd(out, chosen, experts, stream_);
-        } else {
+          experts_->MultiplyLastDownAndAdd(out, first_row, end_row, chosen, experts, stream_);
+        } else if (end_row == bank.down.rows) {
           experts_->MultiplyDown(int8, some, part.first, experts, stream_);
         }
       }
