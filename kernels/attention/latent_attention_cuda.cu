@@ -21,6 +21,7 @@ constexpr int kKeys = kPageTokens;                 // of a round
 constexpr int kWarpDims = kMaxLatentValueDim / 4;  // values that a warp adds up
 constexpr int kScoreStride = kKeys + 4;            // spreads rows over the banks
 constexpr int kMergeThreads = 256;
+constexpr int kAheadThreads = 64;  // of an idle block
 constexpr int kTileBytes = kKeys * kDims * sizeof(__half);
 
 // kGroups: of four warps and 16 rows each.
@@ -44,6 +45,7 @@ struct LatentArguments {
   float* partials;          // (decode rows, heads, splits, value_dim), unnormalized
   float2* partial_softmax;  // (decode rows, heads, splits): largest score and sum
   ReadAhead ahead;          // what blocks of decode rows without work of their own bring nearer
+  float ahead_cycles;       // see BringNearer
 };
 
 // The positions of one block: [begin, end), in share `split` of `active`.
@@ -251,8 +253,11 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
     }
     if (static_cast<int>(blockIdx.x) >= share.active) {
       const int idle = gridDim.x - share.active, block = blockIdx.x - share.active;
-      BringNearer(a.ahead, (blockIdx.y * idle + block) * blockDim.x + threadIdx.x,
-                  gridDim.y * idle * blockDim.x);
+      if (threadIdx.x < kAheadThreads) {
+        BringNearer(a.ahead, a.ahead_cycles,
+                    (blockIdx.y * idle + block) * kAheadThreads + threadIdx.x,
+                    gridDim.y * idle * kAheadThreads);
+      }
     }
     AwaitEarlierKernels();
     if (!has_work) return;
@@ -446,7 +451,8 @@ void DecodeLatentAttention(const AttentionRows& rows, const DecodeRow* decode_ro
       .splits = splits,
       .partials = partials,
       .partial_softmax = reinterpret_cast<float2*>(partials + partial_values),
-      .ahead = ahead};
+      .ahead = ahead,
+      .ahead_cycles = ReadAheadCycles()};
   LaunchBest<true>(a, n_decode_rows, stream);
   if (splits.splits > 1) {
     LaunchDependent(MergeLatentKernel, dim3(spec.heads, n_decode_rows), kMergeThreads, 0, stream,
@@ -467,7 +473,8 @@ void PrefillLatentAttention(const AttentionRows& rows, const PrefillTile* tiles,
                              .splits = {},
                              .partials = nullptr,
                              .partial_softmax = nullptr,
-                             .ahead = {}};
+                             .ahead = {},
+                             .ahead_cycles = 0};
   LaunchBest<false>(a, n_tiles, stream);
 }
 

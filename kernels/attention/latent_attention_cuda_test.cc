@@ -59,7 +59,7 @@ void ExpectDecode(const AttentionShape& shape, const std::vector<SequenceEnd>& s
   std::vector<float> results[2];
   for (std::vector<float>& result : results) {
     ReadAhead ahead;
-    if (&result == &results[1]) ahead = {read_soon.data(), 1000, 5, 700};
+    if (&result == &results[1]) ahead = {read_soon.data(), 5000, 1700};
     DeviceArray<float> partials(LatentPartialFloats(n, shape.heads, shape.value_dim, splits));
     DeviceArray<float> out(batch.rows() * batch.out_stride());
     DecodeLatentAttention(batch.Rows(out.data()), rows.data(), n, batch.pages(),

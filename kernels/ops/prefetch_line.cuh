@@ -12,6 +12,16 @@ __device__ __forceinline__ void PrefetchLine(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
+// The same, and there it is among the last to make room for others; unlike PrefetchLine's, the line
+// is surely asked for, however busy the memory is.
+__device__ __forceinline__ void PrefetchAndKeepLine(const void* global) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(global));
+#else
+  PrefetchLine(global);
+#endif
+}
+
 }  // namespace gguf_offload::cuda
 
 #endif  // KERNELS_OPS_PREFETCH_LINE_CUH_

@@ -1,4 +1,5 @@
-// A part of a matrix that kernels are going to read soon.
+// A matrix that kernels are going to read soon, of which others that leave the GPU's memory at rest
+// bring a part nearer.
 #ifndef KERNELS_OPS_READ_AHEAD_H_
 #define KERNELS_OPS_READ_AHEAD_H_
 
@@ -6,13 +7,17 @@
 
 namespace gguf_offload::cuda {
 
-// `bytes` of each of `rows` rows that are row_bytes apart. Null: nothing.
+// Null: nothing.
 struct ReadAhead {
-  const uint8_t* data = nullptr;
-  int64_t row_bytes = 0;
-  int rows = 0;
-  int bytes = 0;
+  const uint8_t* data = nullptr;  // device memory
+  int64_t bytes = 0;
+  int64_t most_bytes = 0;  // that are brought nearer
 };
+
+// Cycles of the current device between two lines of memory that take two thirds of its speed: what
+// other kernels ask for would wait behind more. Of the device that is current when it is called
+// first.
+float ReadAheadCycles();
 
 }  // namespace gguf_offload::cuda
 

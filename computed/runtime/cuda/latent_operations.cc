@@ -10,11 +10,9 @@
 namespace gguf_offload {
 
 void CudaBackend::ReadSoon(const Weight& weight) {
-  // As much as finds room in half of the second-level cache: the beginnings of all rows, as it is
-  // with them that products begin.
   const int64_t row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.columns);
-  const int64_t bytes = std::min(row_bytes, device_.cache_bytes() / 2 / weight.rows);
-  ahead_ = {weight.data, row_bytes, static_cast<int>(weight.rows), static_cast<int>(bytes)};
+  // As much as finds room in half of the second-level cache.
+  ahead_ = {weight.data, weight.rows * row_bytes, device_.cache_bytes() / 2};
 }
 
 void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
