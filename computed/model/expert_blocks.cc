@@ -158,6 +158,13 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
   backend.AddExperts(step.residual, step.hidden, bank);
 }
 
+void ReadAfterExperts(Backend& backend, const LayerWeights& weights) {
+  for (const TensorId id :
+       {kAttentionQ, kAttentionK, kAttentionV, kAttentionQA, kAttentionKvA, kAttentionQB}) {
+    if (weights[id]) backend.ReadAfterExperts(weights[id]);
+  }
+}
+
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights) {
   if (!weights[kRouter]) return;
   backend.PredictExperts({.norm = weights[shape.experts.norm],

@@ -49,6 +49,10 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
 // runs (Backend::PredictExperts). Nothing for a layer that has no experts.
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights);
 
+// Tells the backend what the layer of `weights` begins with, before the layer ahead of it, which
+// has experts, runs (Backend::ReadAfterExperts).
+void ReadAfterExperts(Backend& backend, const LayerWeights& weights);
+
 }  // namespace gguf_offload
 
 #endif  // COMPUTED_MODEL_EXPERT_BLOCKS_H_

@@ -168,6 +168,9 @@ class Backend {
   // Says that AddExperts will follow with this bank: a backend that has to fetch the chosen experts
   // may begin to, beside the operations in between. A hint, without influence on results.
   virtual void FetchExperts(const ExpertBank& bank) {}
+  // Says that one of the first products behind the next AddExperts takes this weight. A hint like
+  // ReadSoon; the more important come first.
+  virtual void ReadAfterExperts(const Weight& weight) {}
   // residual += sum over the experts chosen for each row of weight * expert(x)
   virtual void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) = 0;
   // residual += sigmoid(gate) * x, with one gate a row: (rows, 1)

@@ -245,6 +245,7 @@ void CudaBackend::BeginStep(const StepBatch& batch) {
   deferred_norm_.reset();
   pending_choice_.reset();
   ahead_ = {};
+  after_experts_.clear();
   if (predictor_ != nullptr) predictor_->Forget();
   // Steps in which every sequence has one row and every row's logits are wanted are recorded.
   const int rows = batch.rows();

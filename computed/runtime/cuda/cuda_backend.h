@@ -102,6 +102,7 @@ class CudaBackend : public Backend {
   void ChooseExperts(Matrix logits, const Weight& selection_bias, const RoutingRule& rule) override;
   void PredictExperts(const ExpertRoute& route) override;
   void FetchExperts(const ExpertBank& bank) override;
+  void ReadAfterExperts(const Weight& weight) override;
   void AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) override;
   void AddGated(Matrix residual, Matrix x, Matrix gate) override;
   void GatherLogitRows(Matrix x, Matrix out) override;
@@ -147,6 +148,8 @@ class CudaBackend : public Backend {
     return matmul_->CanDeferNorm(Padded(static_cast<int>(out.rows)), out.columns);
   }
   const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
+  // At most `most_bytes` of a weight.
+  static cuda::ReadAhead ReadAheadOf(const Weight& weight, int64_t most_bytes);
   cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
   void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
                        const cuda::AttentionSpec& spec);
@@ -204,7 +207,8 @@ class CudaBackend : public Backend {
   std::optional<PendingProduct> pending_product_;
   std::optional<cuda::RotateAndStore> pending_rotation_;
   std::optional<cuda::RouterScores> pending_choice_;
-  cuda::ReadAhead ahead_;  // what ReadSoon said of the next Attention
+  cuda::ReadAhead ahead_;                       // what ReadSoon said of the next Attention
+  std::vector<cuda::ReadAhead> after_experts_;  // what ReadAfterExperts said
   struct DeferredNorm {
     Matrix residual;
     Matrix x;             // is to be added before; its data may be null

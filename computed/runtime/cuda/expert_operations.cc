@@ -6,6 +6,7 @@
 #include "computed/runtime/cuda/cuda_backend.h"
 #include "kernels/matmul/quantize_rows_cuda.h"
 #include "kernels/moe/expert_sum_cuda.h"
+#include "kernels/ops/read_ahead_cuda.h"
 
 namespace gguf_offload {
 
@@ -33,9 +34,25 @@ void CudaBackend::FetchExperts(const ExpertBank& bank) {
   fetching_ = true;
 }
 
+void CudaBackend::ReadAfterExperts(const Weight& weight) {
+  if (!weight || after_experts_.size() == cuda::kMostReadAhead) return;
+  int64_t room = device_.cache_bytes() / 2;
+  for (const cuda::ReadAhead& before : after_experts_) {
+    room -= std::min(before.bytes, before.most_bytes);
+  }
+  if (room > 0) after_experts_.push_back(ReadAheadOf(weight, room));
+}
+
+cuda::ReadAhead CudaBackend::ReadAheadOf(const Weight& weight, int64_t most_bytes) {
+  const auto row_bytes =
+      static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.columns));
+  return {weight.data, weight.matrices * weight.rows * row_bytes, most_bytes};
+}
+
 void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
   RunPending();
   RunDeferredNorm();
+  const std::vector<cuda::ReadAhead> ahead = std::exchange(after_experts_, {});
   const auto matrices = [](const Weight& weight, const Weight& bias) {
     return cuda::ExpertMatrices{.type = weight.type,
                                 .rows = weight.rows,
@@ -104,7 +121,12 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
           experts_->MultiplyInner(in, x.stride, quantized.Rows(first), some, part.first, experts,
                                   stream_);
         }
-        if (part.end_matrix < 3) continue;
+        if (part.end_matrix < 3) {
+          // The GPU's memory rests until the last matrix is there, and has its last chance to write
+          // back what was fetched before others need it.
+          if (!ahead.empty()) cuda::BringAllNearer(ahead, stream_);
+          continue;
+        }
         const int64_t first_row = part.first_byte / row_bytes;
         const int64_t end_row = std::min(part.end_byte / row_bytes, bank.down.rows);
         if (int8 && part.first == chosen.used - 1) {

@@ -10,9 +10,8 @@
 namespace gguf_offload {
 
 void CudaBackend::ReadSoon(const Weight& weight) {
-  const int64_t row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.columns);
   // As much as finds room in half of the second-level cache.
-  ahead_ = {weight.data, weight.rows * row_bytes, device_.cache_bytes() / 2};
+  ahead_ = ReadAheadOf(weight, device_.cache_bytes() / 2);
 }
 
 void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,

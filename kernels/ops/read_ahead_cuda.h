@@ -1,0 +1,20 @@
+// Brings matrices nearer in a launch of its own, while a stream has nothing else to do.
+#ifndef KERNELS_OPS_READ_AHEAD_CUDA_H_
+#define KERNELS_OPS_READ_AHEAD_CUDA_H_
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "kernels/ops/read_ahead.h"
+
+namespace gguf_offload::cuda {
+
+inline constexpr int kMostReadAhead = 4;
+
+// Up to kMostReadAhead matrices, one after the other.
+void BringAllNearer(std::span<const ReadAhead> matrices, cudaStream_t stream);
+
+}  // namespace gguf_offload::cuda
+
+#endif  // KERNELS_OPS_READ_AHEAD_CUDA_H_
