@@ -141,6 +141,7 @@ __device__ __forceinline__ void ScoreKeys(uint32_t queries, uint32_t keys, int g
   const int lane = threadIdx.x % 32, matrix = lane / 8, r = lane % 8;
   const uint32_t query_row = queries + (16 * group + matrix % 2 * 8 + r) * kChunks * 16;
   const uint32_t key_row = keys + (8 * quarter + r) * kChunks * 16;
+  float others[4] = {};  // every product waits for the one before into the same sums
 #pragma unroll 2
   for (int k = 0; k < kDims / 32; ++k) {
     if (32 * k >= key_dim) break;
@@ -148,8 +149,10 @@ __device__ __forceinline__ void ScoreKeys(uint32_t queries, uint32_t keys, int g
     const uint4 first = LoadMatrices(query_row + ((4 * k + matrix / 2) ^ r) * 16);
     const uint4 second = LoadMatrices(query_row + ((4 * k + 2 + matrix / 2) ^ r) * 16);
     MultiplyAdd(scores, first, key.x, key.y);
-    MultiplyAdd(scores, second, key.z, key.w);
+    MultiplyAdd(others, second, key.z, key.w);
   }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) scores[i] += others[i];
 }
 
 // The softmax of rows g and g + 8 of a group, and a warp's elements of their values.
@@ -336,7 +339,7 @@ __global__ void __launch_bounds__(LatentShape<kGroups, kBuffers>::kThreads, 1)
 }
 
 // Grid: (heads, decode rows).
-__global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads, 4)
     MergeLatentKernel(const __grid_constant__ LatentArguments a) {
   LetLaterKernelsBegin();
   __shared__ float factors[kMaxDecodeSplits];  // of the parts' values in the result
@@ -347,6 +350,19 @@ __global__ void __launch_bounds__(kMergeThreads)
   if (active == 1) return;
   const int head = blockIdx.x, dim = a.layer.value_dim;
   const int64_t first = (static_cast<int64_t>(blockIdx.y) * a.spec.heads + head) * a.splits.splits;
+  // A thread's two elements of the first parts are on their way before it is known what they count.
+  static_assert(2 * kMergeThreads >= kMaxLatentValueDim);
+  constexpr int kAtOnce = 20;
+  const int element = 2 * threadIdx.x;
+  const float* const part = a.partials + first * dim + element;
+  const auto load = [&](int i) {
+    return *reinterpret_cast<const float2*>(part + static_cast<int64_t>(i) * dim);
+  };
+  float2 values[kAtOnce];
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    if (i < active && element < dim) values[i] = load(i);
+  }
   if (threadIdx.x < 32) {
     float largest = MinusInfinity(), sum = 0;
     for (int i = threadIdx.x; i < active; i += 32) {
@@ -365,18 +381,20 @@ __global__ void __launch_bounds__(kMergeThreads)
     for (int i = threadIdx.x; i < active; i += 32) factors[i] *= inverse;
   }
   __syncthreads();
-  float* out = a.rows.out + row.row * a.rows.out_stride + static_cast<int64_t>(head) * dim;
-  for (int element = 2 * threadIdx.x; element < dim; element += 2 * kMergeThreads) {
-    const float* part = a.partials + first * dim + element;
-    float2 total = make_float2(0, 0);
-#pragma unroll 8
-    for (int i = 0; i < active; ++i) {
-      const float2 v = *reinterpret_cast<const float2*>(part + static_cast<int64_t>(i) * dim);
-      total.x += v.x * factors[i];
-      total.y += v.y * factors[i];
-    }
-    *reinterpret_cast<float2*>(out + element) = total;
+  if (element >= dim) return;
+  float2 total = make_float2(0, 0);
+  const auto add = [&](const float2& v, int i) {
+    total.x += v.x * factors[i];
+    total.y += v.y * factors[i];
+  };
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    if (i < active) add(values[i], i);
   }
+#pragma unroll 8
+  for (int i = kAtOnce; i < active; ++i) add(load(i), i);
+  float* out = a.rows.out + row.row * a.rows.out_stride + static_cast<int64_t>(head) * dim;
+  *reinterpret_cast<float2*>(out + element) = total;
 }
 
 bool HasSharedMemory(int bytes) {
