@@ -17,9 +17,11 @@ struct Matrices {
 };
 
 __global__ void __launch_bounds__(kThreads)
-    BringAllNearerKernel(const __grid_constant__ Matrices a, float cycles) {
+    BringAllNearerKernel(const __grid_constant__ Matrices a, float cycles, const int32_t* count,
+                         int32_t least) {
   LetLaterKernelsBegin();
   AwaitEarlierKernels();
+  if (*count < least) return;
 #pragma unroll 1
   for (int i = 0; i < kMostReadAhead; ++i) {
     BringNearer(a.matrices[i], cycles, blockIdx.x * kThreads + threadIdx.x, kBlocks * kThreads);
@@ -28,11 +30,13 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void BringAllNearer(std::span<const ReadAhead> matrices, cudaStream_t stream) {
+void BringAllNearer(std::span<const ReadAhead> matrices, const int32_t* count, int32_t least,
+                    cudaStream_t stream) {
   assert(matrices.size() <= kMostReadAhead);
   Matrices a;
   std::copy(matrices.begin(), matrices.end(), a.matrices);
-  LaunchDependent(BringAllNearerKernel, kBlocks, kThreads, 0, stream, a, ReadAheadCycles());
+  LaunchDependent(BringAllNearerKernel, kBlocks, kThreads, 0, stream, a, ReadAheadCycles(), count,
+                  least);
 }
 
 }  // namespace gguf_offload::cuda

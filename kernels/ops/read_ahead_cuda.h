@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
 #include <span>
 
 #include "kernels/ops/read_ahead.h"
@@ -12,8 +13,10 @@ namespace gguf_offload::cuda {
 
 inline constexpr int kMostReadAhead = 4;
 
-// Up to kMostReadAhead matrices, one after the other.
-void BringAllNearer(std::span<const ReadAhead> matrices, cudaStream_t stream);
+// Up to kMostReadAhead matrices, one after the other, if *count, of device memory, is at least
+// `least`.
+void BringAllNearer(std::span<const ReadAhead> matrices, const int32_t* count, int32_t least,
+                    cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

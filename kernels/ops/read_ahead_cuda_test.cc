@@ -25,9 +25,12 @@ TEST(ReadAheadCudaTest, ChangesNothing) {
       {{data.data(), size, size}},
       {{data.data() + 5, size - 5, 1000}, {data.data(), 100, 100}},
       {{data.data(), size, 1}, {}, {data.data(), 0, 7}, {data.data() + 130, 300, 0}}};
+  DeviceArray<int32_t> count(std::vector<int32_t>(1, 3));
   for (const std::vector<ReadAhead>& call : calls) {
-    BringAllNearer(call, nullptr);
-    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    for (const int least : {3, 4}) {
+      BringAllNearer(call, count.data(), least, nullptr);
+      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    }
   }
   EXPECT_EQ(data.ToHost(), bytes);
 }

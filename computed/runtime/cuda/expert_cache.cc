@@ -139,9 +139,9 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
 
 std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer, const cuda::ChosenExperts& chosen,
                                                  const Weight& down) const {
-  // The experts of several rows may be the same, and those of most slots are mostly there: then a
-  // second round of products costs more than it hides.
-  if (chosen.rows > 1 || chosen.used == 1 || 2 * layers_[layer].pool.slots > experts_) {
+  // What follows the first part only hides something where none of the experts was there, which is
+  // rare with more than a few slots; the experts of several rows may be the same.
+  if (chosen.rows > 1 || chosen.used == 1 || 4 * layers_[layer].pool.slots > experts_) {
     return {{.end = chosen.pairs()}};
   }
   // The last part's products begin when nothing is left to be fetched: as few as can be.

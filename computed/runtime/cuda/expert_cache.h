@@ -71,6 +71,8 @@ class ExpertCache {
   // bytes those of whole rows.
   std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen,
                                       const Weight& down) const;
+  // Device memory, where the last Fetch says how many experts were not in their slots.
+  const int32_t* missing() const { return fills_.count; }
   // What is queued on `stream` from here on finds this part's matrices in their slots. All parts
   // must be awaited before the next Fetch.
   void Await(int part, cudaStream_t stream);

@@ -122,9 +122,11 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
                                   stream_);
         }
         if (part.end_matrix < 3) {
-          // The GPU's memory rests until the last matrix is there, and has its last chance to write
-          // back what was fetched before others need it.
-          if (!ahead.empty()) cuda::BringAllNearer(ahead, stream_);
+          // Where all experts had to be fetched, the GPU's memory rests until the last matrix is
+          // there, and has its last chance to write back what was fetched before others need it.
+          if (!ahead.empty()) {
+            cuda::BringAllNearer(ahead, expert_cache_->missing(), chosen.used, stream_);
+          }
           continue;
         }
         const int64_t first_row = part.first_byte / row_bytes;
