@@ -18,8 +18,10 @@ float ReadAheadCycles() {
     // The memory gives a bit of each line of its bus at both edges of its clock.
     const float line_bits = 8 * 128;
     const float memory_cycles = line_bits / (2 * attribute(cudaDevAttrGlobalMemoryBusWidth));
-    return 1.5f * memory_cycles * attribute(cudaDevAttrClockRate) /
-           attribute(cudaDevAttrMemoryClockRate);
+    const float cycles = 1.5f * memory_cycles * attribute(cudaDevAttrClockRate) /
+                         attribute(cudaDevAttrMemoryClockRate);
+    // Not every driver tells the clocks; nobody is to wait for a hint then.
+    return std::clamp(cycles, 0.02f, 4.0f);
   }();
   return cycles;
 }
