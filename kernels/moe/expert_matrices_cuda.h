@@ -32,12 +32,14 @@ struct ExpertMatrices {
 
 #ifdef __CUDACC__
 
-// Where the matrix of `expert`, of `bytes` bytes like all others, begins.
+// Where the matrix of `expert`, of `bytes` bytes like all others, begins. Its slot is read past the
+// first-level cache, which may still have an earlier one where a kernel does not wait for those
+// ahead of it.
 __device__ __forceinline__ const uint8_t* MatrixOf(const ExpertMatrices& matrices, int expert,
                                                    int64_t bytes) {
   const int64_t offset = expert * bytes;
   if (matrices.slots == nullptr) return matrices.data + offset;
-  return matrices.data + matrices.slots[expert] * matrices.slot_stride +
+  return matrices.data + __ldcg(&matrices.slots[expert]) * matrices.slot_stride +
          ((matrices.file_phase + offset) & 15);
 }
 

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(32 * kMatVecWarps, kColumns == 1 ? 8 : 4)
   ExpertTile tile;
   if (launch.order.tiles == nullptr) {
     const int pair = static_cast<int>(blockIdx.y);
-    tile.expert = launch.experts[pair];
+    tile.expert = __ldcg(&launch.experts[pair]);
     tile.first = pair;
     tile.count = tile.expert >= 0;
   } else {

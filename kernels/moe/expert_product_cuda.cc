@@ -45,14 +45,14 @@ void MultiplyExpertsInt8(const ExpertProducts& products, const QuantizedRows& x,
                          const ChosenExperts& chosen, const ExpertOrder& order, int tiles,
                          cudaStream_t stream) {
   const ExpertMatrices& first = products.matrices[0];
-  if (tiles <= 0 || first.rows <= 0) return;
+  const ExpertSum& sum = products.sum;
+  const int64_t rows = sum.out != nullptr ? sum.end_row - sum.first_row : first.rows;
+  if (tiles <= 0 || rows <= 0) return;
   constexpr int kChunkElements = 1024;
   ExpertMatVecLaunch launch{.products = products, .experts = chosen.experts, .order = order};
   // Not by the number of rows of x, on which results must not depend.
   launch.split = 1 << ChooseSplitBits(first.rows * products.count * chosen.used,
                                       CeilDiv(first.cols, kChunkElements));
-  const ExpertSum& sum = products.sum;
-  const int64_t rows = sum.out != nullptr ? sum.end_row - sum.first_row : first.rows;
   launch.row_blocks = static_cast<int>(CeilDiv(rows, kMatVecRows * (kMatVecWarps / launch.split)));
   launch.matrix_bytes = first.matrix_bytes();
   FindMatVec(first.type)(launch, tiles, x, stream);
