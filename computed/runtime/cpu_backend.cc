@@ -17,7 +17,7 @@ namespace {
 
 HeadMatrices MatricesOf(const HeadWeights& part, int heads) {
   const Weight& weight = part.weight;
-  const size_t row_bytes = quant::RowBytes(quant::FormatOf(weight.type), weight.columns);
+  const auto row_bytes = static_cast<size_t>(weight.row_bytes());
   return {.type = weight.type,
           .data = weight.data + part.first_row * row_bytes,
           .heads = heads,

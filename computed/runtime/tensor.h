@@ -23,6 +23,10 @@ struct Weight {
   // they come over the network, only its address modulo 16 counts, which is the file's.
   bool cached = false;
 
+  int64_t row_bytes() const {
+    return static_cast<int64_t>(quant::RowBytes(quant::FormatOf(type), columns));
+  }
+  int64_t bytes() const { return matrices * rows * row_bytes(); }
   // False for an optional tensor that the file does not have.
   explicit operator bool() const { return data != nullptr; }
   // The values of a vector: (columns).

@@ -148,8 +148,6 @@ class CudaBackend : public Backend {
     return matmul_->CanDeferNorm(Padded(static_cast<int>(out.rows)), out.columns);
   }
   const Rotation& RotationOf(const RopeFrequencies& frequencies) const;
-  // At most `most_bytes` of a weight.
-  static cuda::ReadAhead ReadAheadOf(const Weight& weight, int64_t most_bytes);
   cuda::HeadMatrices HeadMatricesOf(const HeadWeights& weight, int heads) const;
   void LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
                        const cuda::AttentionSpec& spec);

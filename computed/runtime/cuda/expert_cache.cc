@@ -137,22 +137,24 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
   return origin;
 }
 
-std::vector<cuda::FillPart> ExpertCache::PartsOf(int layer, const cuda::ChosenExperts& chosen,
-                                                 const Weight& down) const {
+std::vector<FetchPart> ExpertCache::PartsOf(int layer, const cuda::ChosenExperts& chosen,
+                                            const Weight& down) const {
   // What follows the first part only hides something where none of the experts was there, which is
   // rare with more than a few slots; the experts of several rows may be the same.
   if (chosen.rows > 1 || chosen.used == 1 || 4 * layers_[layer].pool.slots > experts_) {
-    return {{.end = chosen.pairs()}};
+    return {{{.end = chosen.pairs()}, 0, down.rows}};
   }
   // The last part's products begin when nothing is left to be fetched: as few as can be.
   const int last = chosen.used - 1, end = chosen.used;
-  const auto row_bytes =
-      static_cast<int64_t>(quant::RowBytes(quant::FormatOf(down.type), down.columns));
-  const int64_t most_bytes = down.rows * 3 / 4 * row_bytes;
-  return {{.number = 0, .end = last},
-          {.number = 1, .first = last, .end = end, .end_matrix = 2},
-          {.number = 2, .first = last, .end = end, .first_matrix = 2, .end_byte = most_bytes},
-          {.number = 3, .first = last, .end = end, .first_matrix = 2, .first_byte = most_bytes}};
+  const int64_t most_rows = down.rows * 3 / 4, most_bytes = most_rows * down.row_bytes();
+  return {{{.number = 0, .end = last}, 0, down.rows},
+          {{.number = 1, .first = last, .end = end, .end_matrix = 2}, 0, 0},
+          {{.number = 2, .first = last, .end = end, .first_matrix = 2, .end_byte = most_bytes},
+           0,
+           most_rows},
+          {{.number = 3, .first = last, .end = end, .first_matrix = 2, .first_byte = most_bytes},
+           most_rows,
+           down.rows}};
 }
 
 void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen,
@@ -166,7 +168,8 @@ void ExpertCache::Fetch(int layer, const cuda::ChosenExperts& chosen,
   cuda::LetFillsBegin(stream);
   cudaStreamWaitEvent(fetch_stream_, resolved_, 0);
   if (host_ != nullptr) host_->Launch(layer, fetch_stream_);
-  for (cuda::FillPart part : PartsOf(layer, chosen, down)) {
+  for (const FetchPart& of_fetch : PartsOf(layer, chosen, down)) {
+    cuda::FillPart part = of_fetch.fill;
     part.end = std::min({part.end, l.pool.slots, experts_});
     cuda::FillSlots(fills_, part, origin.sources, l.slots, static_cast<int64_t>(l.plan->slot_bytes),
                     fetch_stream_);

@@ -39,6 +39,14 @@ struct ExpertActivity {
   std::vector<uint32_t> uses;  // (experts) tokens that went there; wraps around
 };
 
+// One of the parts that a fetch is copied in.
+struct FetchPart {
+  cuda::FillPart fill;
+  // Rows of its experts' `down` that are there behind it, and were not before; 0: none yet.
+  int64_t first_row = 0;
+  int64_t end_row = 0;
+};
+
 // Also counts how often experts are used, with or without a cache. One thread queues work; Read may
 // be called from any.
 class ExpertCache {
@@ -67,10 +75,9 @@ class ExpertCache {
   // With `scores`, where CanChooseAndResolve, also makes the choice.
   void Fetch(int layer, const cuda::ChosenExperts& chosen, const cuda::RouterScores* scores,
              const Weight& gate, const Weight& up, const Weight& down, cudaStream_t stream);
-  // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs,
-  // bytes those of whole rows.
-  std::vector<cuda::FillPart> PartsOf(int layer, const cuda::ChosenExperts& chosen,
-                                      const Weight& down) const;
+  // The parts of `chosen` that its last Fetch brings one after the other: "fills" are its pairs.
+  std::vector<FetchPart> PartsOf(int layer, const cuda::ChosenExperts& chosen,
+                                 const Weight& down) const;
   // Device memory, where the last Fetch says how many experts were not in their slots.
   const int32_t* missing() const { return fills_.count; }
   // What is queued on `stream` from here on finds this part's matrices in their slots. All parts

@@ -40,13 +40,7 @@ void CudaBackend::ReadAfterExperts(const Weight& weight) {
   for (const cuda::ReadAhead& before : after_experts_) {
     room -= std::min(before.bytes, before.most_bytes);
   }
-  if (room > 0) after_experts_.push_back(ReadAheadOf(weight, room));
-}
-
-cuda::ReadAhead CudaBackend::ReadAheadOf(const Weight& weight, int64_t most_bytes) {
-  const auto row_bytes =
-      static_cast<int64_t>(quant::RowBytes(quant::FormatOf(weight.type), weight.columns));
-  return {weight.data, weight.matrices * weight.rows * row_bytes, most_bytes};
+  if (room > 0) after_experts_.push_back({weight.data, weight.bytes(), room});
 }
 
 void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
@@ -101,7 +95,7 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     }
     float* const out = residual.data + first * residual.stride;
     const float* const in = x.data + first * x.stride;
-    const std::vector<cuda::FillPart> parts = expert_cache_->PartsOf(layer, chosen, bank.down);
+    const std::vector<FetchPart> parts = expert_cache_->PartsOf(layer, chosen, bank.down);
     if (parts.size() == 1) {
       expert_cache_->Await(0, stream_);
       experts_->AddTo(out, residual.stride, in, x.stride, quantized.Rows(first), chosen, experts,
@@ -109,9 +103,7 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
     } else {
       // Of a single row.
       const bool int8 = quantized.q != nullptr;
-      const auto row_bytes =
-          static_cast<int64_t>(quant::RowBytes(quant::FormatOf(bank.down.type), bank.down.columns));
-      for (const cuda::FillPart& part : parts) {
+      for (const auto& [part, first_row, end_row] : parts) {
         cuda::ChosenExperts some = chosen;
         some.used = part.end - part.first;
         some.experts += part.first;
@@ -121,7 +113,7 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
           experts_->MultiplyInner(in, x.stride, quantized.Rows(first), some, part.first, experts,
                                   stream_);
         }
-        if (part.end_matrix < 3) {
+        if (end_row == 0) {
           // Where all experts had to be fetched, the GPU's memory rests until the last matrix is
           // there, and has its last chance to write back what was fetched before others need it.
           if (!ahead.empty()) {
@@ -129,8 +121,6 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
           }
           continue;
         }
-        const int64_t first_row = part.first_byte / row_bytes;
-        const int64_t end_row = std::min(part.end_byte / row_bytes, bank.down.rows);
         if (int8 && part.first == chosen.used - 1) {
           experts_->MultiplyLastDownAndAdd(out, first_row, end_row, chosen, experts, stream_);
         } else if (end_row == bank.down.rows) {

@@ -11,7 +11,7 @@ namespace gguf_offload {
 
 void CudaBackend::ReadSoon(const Weight& weight) {
   // As much as finds room in half of the second-level cache.
-  ahead_ = ReadAheadOf(weight, device_.cache_bytes() / 2);
+  ahead_ = {weight.data, weight.bytes(), device_.cache_bytes() / 2};
 }
 
 void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::KvLayer& cache,
@@ -30,7 +30,7 @@ void CudaBackend::LatentAttention(const cuda::AttentionRows& rows, const cuda::K
 
 cuda::HeadMatrices CudaBackend::HeadMatricesOf(const HeadWeights& weight, int heads) const {
   const Weight& matrix = weight.weight;
-  const int64_t row_bytes = quant::RowBytes(quant::FormatOf(matrix.type), matrix.columns);
+  const int64_t row_bytes = matrix.row_bytes();
   return {.type = matrix.type,
           .data = matrix.data + weight.first_row * row_bytes,
           .heads = heads,
