@@ -158,10 +158,11 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
   backend.AddExperts(step.residual, step.hidden, bank);
 }
 
-void ReadAfterExperts(Backend& backend, const LayerWeights& weights) {
+void ReadAfterExperts(Backend& backend, const LayerWeights& weights, const LayerWeights& next) {
+  if (!weights[kRouter]) return;
   for (const TensorId id :
        {kAttentionQ, kAttentionK, kAttentionV, kAttentionQA, kAttentionKvA, kAttentionQB}) {
-    if (weights[id]) backend.ReadAfterExperts(weights[id]);
+    if (next[id]) backend.ReadAfterExperts(next[id]);
   }
 }
 

@@ -49,9 +49,9 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
 // runs (Backend::PredictExperts). Nothing for a layer that has no experts.
 void PredictExperts(Backend& backend, const TransformerShape& shape, const LayerWeights& weights);
 
-// Tells the backend what the layer of `weights` begins with, before the layer ahead of it, which
-// has experts, runs (Backend::ReadAfterExperts).
-void ReadAfterExperts(Backend& backend, const LayerWeights& weights);
+// Tells the backend what the layer of `next` begins with, before the one of `weights` runs
+// (Backend::ReadAfterExperts). Nothing behind a layer that has no experts.
+void ReadAfterExperts(Backend& backend, const LayerWeights& weights, const LayerWeights& next);
 
 }  // namespace gguf_offload
 

@@ -146,7 +146,7 @@ absl::Status ForwardPass::Run(const StepBatch& batch, absl::Time deadline, const
         const int next = part + 1;
         if (part > 0 && next < stretch.end && next <= architecture_.shape().layers) {
           PredictExperts(backend_, architecture_.shape(), *weights_[next]);
-          if ((*weights_[part])[kRouter]) ReadAfterExperts(backend_, *weights_[next]);
+          ReadAfterExperts(backend_, *weights_[part], *weights_[next]);
         }
         RunPart(part, *weights_[part], batch, step);
       }
