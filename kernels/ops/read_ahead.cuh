@@ -13,7 +13,7 @@ __device__ __forceinline__ void BringNearer(const ReadAhead& a, float cycles, in
                                             int threads) {
   if (a.data == nullptr || a.most_bytes <= 0) return;
   const int64_t lines = a.bytes / kCacheLineBytes;
-  const int64_t step = (a.bytes + a.most_bytes - 1) / a.most_bytes;
+  const int64_t step = a.step();
   const auto pace = static_cast<int>(cycles * threads);
   long long next = clock64();
   for (int64_t line = thread * step; line < lines; line += threads * step) {

@@ -12,6 +12,9 @@ struct ReadAhead {
   const uint8_t* data = nullptr;  // device memory
   int64_t bytes = 0;
   int64_t most_bytes = 0;  // that are brought nearer
+
+  // Every how many-th line is.
+  constexpr int64_t step() const { return (bytes + most_bytes - 1) / most_bytes; }
 };
 
 // Cycles of the current device between two lines of memory that take two thirds of its speed: what
