@@ -17,12 +17,19 @@
 
 namespace gguf_offload {
 
+// Rows of another tensor that stand for a tensor which the file does not have by itself.
+struct MergedRows {
+  TensorId id;
+  int64_t first_row = 0;
+  int64_t rows = 0;  // of each matrix of the other tensor, all of them
+};
+
 // A tensor that an architecture wants.
 struct TensorSpec {
   TensorId id;
   std::vector<int64_t> dimensions;  // as in GGUF: fastest first, {columns, rows, matrices}
   bool optional = false;
-  bool float32 = false;  // must be stored as such; vectors need not, they are converted
+  std::vector<MergedRows> merged;  // the first that there is
 };
 
 // Activations of one step; all matrices have the step's rows. Memory of the backend, reused by all

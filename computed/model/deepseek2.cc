@@ -9,9 +9,18 @@
 namespace gguf_offload {
 namespace {
 
-// What files say that were written before there were keys for it: that is V2.
-constexpr ExpertTraits kExperts = {
-    .gating = ExpertGating::kSoftmax, .selection_bias = true, .shared = SharedExperts::kAdded};
+// What is so unless the file says otherwise. Files without expert_gating_func are V2's, but for
+// GLM-4.7-Flash's early ones.
+constexpr ExpertTraits kExperts = {.gating = ExpertGating::kSoftmax,
+                                   .gating_from_file = true,
+                                   .selection_bias = true,
+                                   .shared = SharedExperts::kAdded};
+
+// GLM-4.7-Flash, with its block that predicts further tokens or without, was converted without an
+// expert_gating_func although it routes by sigmoids (llama.cpp, issue 18980).
+bool IsGlm47Flash(const TransformerShape& shape) {
+  return (shape.layers == 47 || shape.layers == 48) && shape.vocabulary == 154'880;
+}
 
 class DeepSeek2 : public Architecture {
  public:
@@ -19,8 +28,8 @@ class DeepSeek2 : public Architecture {
       : shape_(shape), traits_(traits), frequencies_(rope) {}
 
   const TransformerShape& shape() const override { return shape_; }
-  std::vector<TensorSpec> InputTensors() const override;
-  std::vector<TensorSpec> HeadTensors() const override;
+  std::vector<TensorSpec> InputTensors() const override { return EmbeddingTensors(shape_); }
+  std::vector<TensorSpec> HeadTensors() const override { return OutputTensors(shape_); }
   std::vector<TensorSpec> LayerTensors(int layer) const override;
   absl::Status Prepare(const LayerWeights& input) override { return absl::OkStatus(); }
   std::vector<const RopeFrequencies*> Rotations() const override { return {&frequencies_}; }
@@ -34,17 +43,6 @@ class DeepSeek2 : public Architecture {
   const LatentTraits traits_;
   const RopeFrequencies frequencies_;
 };
-
-std::vector<TensorSpec> DeepSeek2::InputTensors() const {
-  return {{kTokenEmbedding, {shape_.embedding, shape_.vocabulary}}};
-}
-
-std::vector<TensorSpec> DeepSeek2::HeadTensors() const {
-  return {
-      {kOutputNorm, {shape_.embedding}},
-      {kOutput, {shape_.embedding, shape_.vocabulary}, /*optional=*/true},
-  };
-}
 
 std::vector<TensorSpec> DeepSeek2::LayerTensors(int layer) const {
   std::vector<TensorSpec> tensors;
@@ -76,7 +74,9 @@ absl::StatusOr<std::unique_ptr<Architecture>> CreateDeepSeek2(const v1::Manifest
   if (!traits.ok()) return traits.status();
   absl::StatusOr<RopeParameters> rope = ReadLatentRope(manifest, *shape, *traits);
   if (!rope.ok()) return rope.status();
-  if (absl::Status status = ReadExpertShape(manifest, kExperts, *shape); !status.ok()) {
+  ExpertTraits experts = kExperts;
+  if (IsGlm47Flash(*shape)) experts.gating = ExpertGating::kSigmoid;
+  if (absl::Status status = ReadExpertShape(manifest, experts, *shape); !status.ok()) {
     return status;
   }
   return std::make_unique<DeepSeek2>(*shape, *traits, *rope);

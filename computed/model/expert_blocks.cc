@@ -1,5 +1,8 @@
 #include "computed/model/expert_blocks.h"
 
+#include <algorithm>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "computed/model/read_or_return.h"
 
@@ -31,9 +34,14 @@ absl::StatusOr<RoutingRule> ReadRouting(const Metadata& metadata, const ExpertTr
   READ_OR_RETURN(rule.experts, metadata.Integer("expert_count", 1, kMaxExperts));
   READ_OR_RETURN(rule.used, metadata.Integer("expert_used_count", 1, rule.experts));
   int64_t gating = 0;
-  READ_OR_RETURN(gating, metadata.IntegerOr("expert_gating_func", 0, 0, 255));
+  if (traits.gating_from_file) {
+    READ_OR_RETURN(gating, metadata.IntegerOr("expert_gating_func", 0, 0, 255));
+  }
   READ_OR_RETURN(rule.gating, GatingFromFile(gating, traits.gating));
-  READ_OR_RETURN(rule.normalize, metadata.BooleanOr("expert_weights_norm", traits.normalize));
+  rule.normalize = traits.weights_norm == WeightsNorm::kAlways;
+  if (traits.weights_norm == WeightsNorm::kFromFile) {
+    READ_OR_RETURN(rule.normalize, metadata.BooleanOr("expert_weights_norm", false));
+  }
   READ_OR_RETURN(rule.scale, metadata.NumberOr("expert_weights_scale", 1.0, 0.0, 1e6));
   if (rule.scale == 0.0f) rule.scale = 1.0f;  // how some files say that there is none
 
@@ -57,6 +65,14 @@ absl::StatusOr<RoutingRule> ReadRouting(const Metadata& metadata, const ExpertTr
   return rule;
 }
 
+// Whether the file has the tensor in any layer.
+bool HasTensor(const v1::Manifest& manifest, TensorId id) {
+  const std::string name = absl::StrCat(".", TensorName(id, /*layer=*/-1));
+  return std::any_of(
+      manifest.tensors().begin(), manifest.tensors().end(),
+      [&](const v1::TensorInfo& tensor) { return absl::EndsWith(tensor.name(), name); });
+}
+
 // The same status with the model's name in front, where it is not there yet.
 absl::Status Named(const v1::Manifest& manifest, const absl::Status& status) {
   const std::string prefix = absl::StrCat("model '", manifest.name(), "': ");
@@ -67,15 +83,14 @@ absl::Status Named(const v1::Manifest& manifest, const absl::Status& status) {
 // residual += gate? * W_down (silu(W_gate h) * W_up h)
 void AddSharedExpert(Backend& backend, const TransformerShape& shape, const ExpertTraits& traits,
                      const LayerWeights& weights, const StepActivations& step) {
-  const Weight no_bias;
   const Matrix gate = step.gate.Columns(0, shape.experts.shared_feed_forward);
   const Matrix up = step.up.Columns(0, shape.experts.shared_feed_forward);
   if (traits.shared == SharedExperts::kGated) {
-    backend.Project(step.hidden, {{{weights[kSharedExpertRouter], no_bias, step.shared_gate}}});
+    backend.Project(step.hidden, {{{weights[kSharedExpertRouter], step.shared_gate}}});
   }
-  backend.ProjectGated(step.hidden, {weights[kSharedExpertGate], no_bias, gate},
-                       {weights[kSharedExpertUp], no_bias, up});
-  backend.Project(gate, {{{weights[kSharedExpertDown], no_bias, step.shared}}});
+  backend.ProjectGated(step.hidden, {weights[kSharedExpertGate], gate},
+                       {weights[kSharedExpertUp], up});
+  backend.Project(gate, {{{weights[kSharedExpertDown], step.shared}}});
   if (traits.shared == SharedExperts::kGated) {
     backend.AddGated(step.residual, step.shared, step.shared_gate);
   } else {
@@ -93,10 +108,20 @@ absl::Status ReadExpertShape(const v1::Manifest& manifest, const ExpertTraits& t
   if (!routing.ok()) return Named(manifest, routing.status());
   experts.routing = *routing;
   experts.norm = traits.norm;
-  // Files without it say by "feed_forward_length" how wide all chosen experts are together.
   READ_OR_RETURN(experts.feed_forward,
-                 metadata.IntegerOr("expert_feed_forward_length",
-                                    shape.feed_forward / experts.routing.used, 1, kMaxWidth));
+                 metadata.IntegerOr("expert_feed_forward_length", 0, 0, kMaxWidth));
+  if (experts.feed_forward == 0) {
+    experts.feed_forward = traits.expert_as_wide_as_dense
+                               ? shape.feed_forward
+                               : shape.feed_forward / experts.routing.used;
+  }
+  if (experts.feed_forward == 0) {
+    return Named(manifest, absl::InvalidArgumentError(
+                               "neither expert_feed_forward_length nor feed_forward_length says "
+                               "how wide an expert is"));
+  }
+  experts.gated = !traits.optional_gate || HasTensor(manifest, kExpertGate) ||
+                  HasTensor(manifest, kExpertGateUp);
   READ_OR_RETURN(experts.dense_layers,
                  metadata.IntegerOr("leading_dense_block_count", 0, 0, shape.layers));
   if (traits.shared == SharedExperts::kNone) return absl::OkStatus();
@@ -104,8 +129,14 @@ absl::Status ReadExpertShape(const v1::Manifest& manifest, const ExpertTraits& t
   int64_t shared = 0;
   READ_OR_RETURN(shared, metadata.IntegerOr("expert_shared_count", 0, 0, kMaxExperts));
   READ_OR_RETURN(experts.shared_feed_forward,
-                 metadata.IntegerOr("expert_shared_feed_forward_length",
-                                    shared * experts.feed_forward, 0, kMaxWidth));
+                 metadata.IntegerOr("expert_shared_feed_forward_length", 0, 0, kMaxWidth));
+  if (experts.shared_feed_forward == 0) {
+    experts.shared_feed_forward = shared * experts.feed_forward;
+  }
+  if (experts.shared_feed_forward == 0 && traits.shared_as_wide_as_dense &&
+      HasTensor(manifest, kSharedExpertGate)) {
+    experts.shared_feed_forward = shape.feed_forward;
+  }
   return absl::OkStatus();
 }
 
@@ -114,21 +145,19 @@ void AppendExpertTensors(const TransformerShape& shape, const ExpertTraits& trai
   const int64_t count = shape.experts.routing.experts;
   const int64_t width = shape.experts.feed_forward;
   const int64_t shared = shape.experts.shared_feed_forward;
-  tensors.insert(tensors.end(), {
-                                    {traits.norm, {shape.embedding}},
-                                    {kRouter, {shape.embedding, count}},
-                                    {kExpertGate, {shape.embedding, width, count}},
-                                    {kExpertUp, {shape.embedding, width, count}},
-                                    {kExpertDown, {width, shape.embedding, count}},
-                                });
+  const auto part_of_gate_up = [&](TensorId id, int64_t first_row) {
+    return TensorSpec{.id = id,
+                      .dimensions = {shape.embedding, width, count},
+                      .merged = {{kExpertGateUp, first_row, 2 * width}}};
+  };
+  tensors.push_back({traits.norm, {shape.embedding}});
+  tensors.push_back({kRouter, {shape.embedding, count}});
+  tensors.push_back(part_of_gate_up(kExpertGate, 0));
+  // Experts without gates have their only inner product in the gate's place, too.
+  if (!shape.experts.gated) tensors.back().merged = {{kExpertUp, 0, width}};
+  tensors.push_back(part_of_gate_up(kExpertUp, width));
+  tensors.push_back({kExpertDown, {width, shape.embedding, count}});
   if (traits.selection_bias) tensors.push_back({kExpertSelectionBias, {count}, /*optional=*/true});
-  if (traits.biases) {
-    tensors.push_back({kRouterBias, {count}});
-    tensors.push_back({.id = kExpertGateBias, .dimensions = {width, count}, .float32 = true});
-    tensors.push_back({.id = kExpertUpBias, .dimensions = {width, count}, .float32 = true});
-    tensors.push_back(
-        {.id = kExpertDownBias, .dimensions = {shape.embedding, count}, .float32 = true});
-  }
   if (shared == 0) return;
   if (traits.shared == SharedExperts::kGated) {
     tensors.push_back({kSharedExpertRouter, {shape.embedding}});
@@ -142,15 +171,13 @@ void ExpertFeedForward(Backend& backend, const TransformerShape& shape, const Ex
                        const LayerWeights& weights, const StepActivations& step) {
   backend.AddRmsNorm(step.residual, step.hidden, weights[traits.norm], shape.norm_epsilon,
                      step.hidden);
-  backend.Project(step.hidden, {{{weights[kRouter], weights[kRouterBias], step.router}}});
+  backend.Project(step.hidden, {{{weights[kRouter], step.router}}});
   backend.ChooseExperts(step.router, weights[kExpertSelectionBias], shape.experts.routing);
-  const ExpertBank bank = {.gate = weights[kExpertGate],
-                           .up = weights[kExpertUp],
-                           .down = weights[kExpertDown],
-                           .gate_bias = weights[kExpertGateBias],
-                           .up_bias = weights[kExpertUpBias],
-                           .down_bias = weights[kExpertDownBias],
-                           .activation = traits.activation};
+  const ExpertBank bank = {
+      .gate = weights[kExpertGate],
+      .up = weights[kExpertUp],
+      .down = weights[kExpertDown],
+      .activation = shape.experts.gated ? traits.activation : ExpertActivation::kSilu};
   backend.FetchExperts(bank);
   if (shape.experts.shared_feed_forward > 0) {
     AddSharedExpert(backend, shape, traits, weights, step);
@@ -171,7 +198,6 @@ void PredictExperts(Backend& backend, const TransformerShape& shape, const Layer
   backend.PredictExperts({.norm = weights[shape.experts.norm],
                           .epsilon = shape.norm_epsilon,
                           .router = weights[kRouter],
-                          .router_bias = weights[kRouterBias],
                           .selection_bias = weights[kExpertSelectionBias],
                           .rule = shape.experts.routing,
                           .gate = weights[kExpertGate],

@@ -16,21 +16,35 @@ enum class SharedExperts {
   kGated,  // multiplied by sigmoid(gate h)
 };
 
+// Whether the weights of the chosen experts are divided by their sum.
+enum class WeightsNorm {
+  kFromFile,  // by expert_weights_norm; without it they are not
+  kAlways,
+  kNever,
+};
+
 // What distinguishes one family's experts from another's.
 struct ExpertTraits {
-  ExpertGating gating = ExpertGating::kSoftmax;  // unless there is an expert_gating_func
-  bool normalize = false;                        // unless there is an expert_weights_norm
-  bool selection_bias = false;                   // exp_probs_b is used if it is there
-  bool biases = false;                           // of the router and the experts; required
+  ExpertGating gating = ExpertGating::kSoftmax;
+  bool gating_from_file = false;  // by expert_gating_func, if it is there
+  WeightsNorm weights_norm = WeightsNorm::kFromFile;
+  bool selection_bias = false;  // exp_probs_b is used if it is there
+  // Files may have no gates: such an expert is W_down silu(W_up h).
+  bool optional_gate = false;
   ExpertActivation activation = ExpertActivation::kSwiGlu;
   SharedExperts shared = SharedExperts::kNone;
+  // What feed_forward_length says where a file does not give the width of an expert: that width, or
+  // else that of all chosen ones together. And whether it is that of shared experts whose width the
+  // file does not give, but which it has.
+  bool expert_as_wide_as_dense = false;
+  bool shared_as_wide_as_dense = false;
   TensorId norm = kFfnNorm;  // before the feed-forward
 };
 
 // Reads the keys expert_* and leading_dense_block_count into shape.experts. INVALID_ARGUMENT if
 // there are no experts or their numbers make no sense. `shape` is what ReadTransformerShape
 // returned. The width of the shared experts is expert_shared_feed_forward_length or else
-// expert_shared_count times that of one expert.
+// expert_shared_count times that of one expert. A width of 0 stands for one that is not given.
 absl::Status ReadExpertShape(const v1::Manifest& manifest, const ExpertTraits& traits,
                              TransformerShape& shape);
 

@@ -111,10 +111,31 @@ absl::StatusOr<bool> Metadata::BooleanOr(absl::string_view key, bool fallback) c
   return value->bool_value();
 }
 
+bool Metadata::IsArray(absl::string_view key) const {
+  const v1::MetadataValue* value = Find(key);
+  return value != nullptr && value->value_case() == v1::MetadataValue::kArrayValue;
+}
+
+absl::StatusOr<std::vector<bool>> Metadata::Flags(absl::string_view key, int count) const {
+  if (!IsArray(key)) return Error(key, "is not an array");
+  const v1::MetadataArray& array = Find(key)->array_value();
+  std::vector<bool> flags;
+  for (const uint64_t element : array.unsigned_values()) flags.push_back(element != 0);
+  for (const int64_t element : array.signed_values()) flags.push_back(element != 0);
+  if (flags.size() < static_cast<size_t>(count)) {
+    return Error(key, absl::StrCat("has ", flags.size(), " booleans or integers, not ", count));
+  }
+  flags.resize(count);
+  return flags;
+}
+
 absl::StatusOr<TransformerShape> ReadTransformerShape(const v1::Manifest& manifest) {
   const Metadata metadata(manifest);
   TransformerShape shape;
   READ_OR_RETURN(shape.layers, metadata.Integer("block_count", 1, kMaxLayers));
+  READ_OR_RETURN(shape.prediction_layers,
+                 metadata.IntegerOr("nextn_predict_layers", 0, 0, shape.layers - 1));
+  shape.layers -= shape.prediction_layers;
   READ_OR_RETURN(shape.embedding, metadata.Integer("embedding_length", 1, kMaxWidth));
   // A model whose layers all have experts may leave it out.
   if (metadata.Has("feed_forward_length") || !metadata.Has("expert_feed_forward_length")) {

@@ -37,6 +37,9 @@ class Metadata {
   absl::StatusOr<double> NumberOr(absl::string_view key, double fallback, double min,
                                   double max) const;
   absl::StatusOr<bool> BooleanOr(absl::string_view key, bool fallback) const;
+  bool IsArray(absl::string_view key) const;
+  // The first `count` elements of an array of booleans or integers: whether each is not 0.
+  absl::StatusOr<std::vector<bool>> Flags(absl::string_view key, int count) const;
   absl::StatusOr<std::string> StringOr(absl::string_view key, absl::string_view fallback) const;
 
  private:
@@ -52,6 +55,7 @@ struct ExpertShape {
   int64_t feed_forward = 0;         // width of an expert
   int64_t shared_feed_forward = 0;  // width of all shared experts together; 0: none
   int dense_layers = 0;             // the first so many layers have a dense feed-forward
+  bool gated = true;                // an expert's inner product is multiplied by that of a gate
   TensorId norm = kFfnNorm;         // before the feed-forward
 };
 
@@ -70,8 +74,9 @@ struct LatentShape {
 // What all transformer architectures have in common.
 struct TransformerShape {
   int layers = 0;
-  int64_t embedding = 0;     // width of the residual stream
-  int64_t feed_forward = 0;  // width of the dense feed-forward
+  int prediction_layers = 0;  // blocks after the layers that predict further tokens; not executed
+  int64_t embedding = 0;      // width of the residual stream
+  int64_t feed_forward = 0;   // width of the dense feed-forward
   int64_t vocabulary = 0;
   int heads = 0;
   int kv_heads = 0;
@@ -93,7 +98,8 @@ struct TransformerShape {
   }
 };
 
-// Reads and checks them: 1 to 512 layers, heads that divide, everything positive and bounded.
+// Reads and checks them: 1 to 512 layers (less those of nextn_predict_layers, which block_count
+// includes), heads that divide, everything positive and bounded.
 absl::StatusOr<TransformerShape> ReadTransformerShape(const v1::Manifest& manifest);
 
 // RoPE parameters from "rope.*" for heads `shape.key_dim` wide, without frequency factors.

@@ -119,14 +119,13 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
                      const LatentTraits& traits, const RopeFrequencies& frequencies,
                      const LayerWeights& weights, const StepActivations& step) {
   const LatentShape& latent = shape.latent;
-  const Weight no_bias;
   // Queries, by way of a latent vector of their own in the larger models; latent vector and key.
   backend.RmsNorm(step.residual, weights[kAttentionNorm], shape.norm_epsilon, step.hidden);
   const bool direct = latent.query_rank == 0;
   backend.Project(step.hidden, {{
-                                   {weights[direct ? kAttentionQ : kAttentionQA], no_bias,
+                                   {weights[direct ? kAttentionQ : kAttentionQA],
                                     direct ? step.head_query : step.query_latent},
-                                   {weights[kAttentionKvA], no_bias, step.key},
+                                   {weights[kAttentionKvA], step.key},
                                }});
   const Matrix kv_latent = step.key.Columns(latent.kv_rank);
   if (direct) {
@@ -134,7 +133,7 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
   } else {
     backend.RmsNormBoth(step.query_latent, weights[kAttentionQANorm], kv_latent,
                         weights[kAttentionKvANorm], shape.norm_epsilon);
-    backend.Project(step.query_latent, {{{weights[kAttentionQB], no_bias, step.head_query}}});
+    backend.Project(step.query_latent, {{{weights[kAttentionQB], step.head_query}}});
   }
 
   // The queries' plain part to the latent space, their rotated part behind it: as the keys are.
@@ -164,7 +163,7 @@ void LatentAttention(Backend& backend, int layer, const TransformerShape& shape,
           : HeadWeights{weights[kAttentionKvB], combined_rows, latent.plain_dim, latent.value_dim};
   backend.ProjectHeads(HeadSlice::Of(step.attention, shape.heads, 0, latent.kv_rank), value_weights,
                        HeadSlice::Of(step.head_value, shape.heads, 0, latent.value_dim));
-  backend.Project(step.head_value, {{{weights[kAttentionOutput], no_bias, step.hidden}}});
+  backend.Project(step.head_value, {{{weights[kAttentionOutput], step.hidden}}});
 }
 
 }  // namespace gguf_offload

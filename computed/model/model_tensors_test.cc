@@ -26,6 +26,15 @@ absl::Status Load(const v1::Manifest& manifest) {
   return ResolveTensors(**architecture, manifest).status();
 }
 
+void Remove(v1::Manifest& manifest, const std::string& name) {
+  for (int i = 0; i < manifest.tensors_size(); ++i) {
+    if (manifest.tensors(i).name() != name) continue;
+    manifest.mutable_tensors()->DeleteSubrange(i, 1);
+    return;
+  }
+  ADD_FAILURE() << name;
+}
+
 v1::TensorInfo& Tensor(v1::Manifest& manifest, const std::string& name) {
   for (v1::TensorInfo& tensor : *manifest.mutable_tensors()) {
     if (tensor.name() == name) return tensor;
@@ -101,7 +110,7 @@ TEST(ModelTensorsTest, Case24RefusesWhatMakesNoSense) {
          (*m.mutable_metadata())["llama.rope.scaling.type"].set_string_value("spiral");
        },
        absl::StatusCode::kUnimplemented, "spiral"},
-      {"experts", set("llama.expert_count", 8), absl::StatusCode::kUnimplemented, "experts"},
+      {"experts", set("llama.expert_count", 8), invalid, "expert_used_count"},
       {"unknown architecture", [](v1::Manifest& m) { m.set_architecture("mamba9"); },
        absl::StatusCode::kUnimplemented, "mamba9"},
       {"missing tensor",
@@ -218,7 +227,8 @@ TEST(ModelTensorsTest, RefusesExpertsThatMakeNoSense) {
       {"window of nothing", gpt, set("attention.sliding_window", 0), invalid,
        "attention.sliding_window"},
       {"no sinks", gpt, lose("blk.0.attn_sinks.weight"), not_found, "blk.0.attn_sinks.weight"},
-      {"no expert bias", gpt, lose("blk.1.ffn_up_exps.bias"), not_found, "blk.1.ffn_up_exps.bias"},
+      {"expert bias under another name", gpt, lose("blk.1.ffn_up_exps.bias"),
+       absl::StatusCode::kUnimplemented, "something.else"},
       {"expert bias of another type", gpt,
        [](v1::Manifest& m) { Tensor(m, "blk.1.ffn_up_exps.bias").set_type(1); }, invalid,
        "blk.1.ffn_up_exps.bias"},
@@ -253,17 +263,25 @@ TEST(ModelTensorsTest, TakesExpertsAsFilesDescribeThem) {
     return (*architecture)->shape();
   };
   // Layers that predict further tokens have tensors that nothing asks for.
-  EXPECT_EQ(edited("glm4moe-kq",
-                   [](v1::Manifest& m) {
-                     (*m.mutable_metadata())["glm4moe.block_count"].set_unsigned_value(3);
-                     (*m.mutable_metadata())["glm4moe.nextn_predict_layers"].set_unsigned_value(1);
-                   })
-                .layers,
-            2);
+  for (const char* model : {"glm4moe-kq", "deepseek2-split", "qwen3moe-kq", "llama-kq"}) {
+    SCOPED_TRACE(model);
+    EXPECT_EQ(edited(model,
+                     [](v1::Manifest& m) {
+                       const std::string prefix = m.architecture() + ".";
+                       auto& metadata = *m.mutable_metadata();
+                       const uint64_t layers = metadata[prefix + "block_count"].unsigned_value();
+                       metadata[prefix + "block_count"].set_unsigned_value(layers + 1);
+                       metadata[prefix + "nextn_predict_layers"].set_unsigned_value(1);
+                       v1::TensorInfo& of_block = *m.add_tensors();
+                       of_block.set_name("blk." + std::to_string(layers) + ".nextn.eh_proj.weight");
+                     })
+                  .prediction_layers,
+              1);
+  }
   EXPECT_TRUE(edited("glm4moe-kq", [](v1::Manifest& m) {
                 for (const char* layer : {"blk.0.", "blk.1."}) {
                   for (const char* norm : {"attn_q_norm.weight", "attn_k_norm.weight"}) {
-                    Tensor(m, std::string(layer) + norm).set_name("something.else");
+                    Remove(m, std::string(layer) + norm);
                   }
                 }
               }).has_experts());
@@ -301,6 +319,125 @@ TEST(ModelTensorsTest, HeadDimensionsFollowFromTheEmbeddingWhenNotGiven) {
   manifest.mutable_metadata()->erase("llama.attention.key_length");
   manifest.mutable_metadata()->erase("llama.attention.value_length");
   manifest.mutable_metadata()->erase("llama.rope.dimension_count");
+  EXPECT_TRUE(Load(manifest).ok()) << Load(manifest);
+}
+
+// Adds a vector of `columns` float32 numbers, which lie somewhere in the file.
+void AddVector(v1::Manifest& manifest, const std::string& name, uint64_t columns) {
+  v1::TensorInfo& tensor = *manifest.add_tensors();
+  tensor.set_name(name);
+  tensor.add_dimensions(columns);
+  tensor.set_type(0);
+  tensor.set_type_name("F32");
+  tensor.set_bytes(columns * 4);
+  tensor.set_offset(manifest.tensors(0).offset());
+}
+
+TEST(ModelTensorsTest, EveryTensorIsUsedOrNamed) {
+  for (const char* name :
+       {"blk.0.attn_norm.bias", "blk.1.attn_q_norm.scale", "blk.0.ffn_sub_norm.weight",
+        "token_embd.scale", "output_norm.bias", "blk.2.attn_q.weight", "position_embd.weight",
+        "blk.0.ffn_up.shift", "blk.x.input_scales", "blk.0.nextn.enorm.weight", "cls.bias"}) {
+    SCOPED_TRACE(name);
+    v1::Manifest manifest = Golden("llama-kq");
+    AddVector(manifest, name, 1);
+    const absl::Status status = Load(manifest);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
+    EXPECT_NE(std::string(status.message()).find(name), std::string::npos) << status;
+  }
+}
+
+TEST(ModelTensorsTest, WhatMayBeLeftOutIsListedWithReasons) {
+  v1::Manifest manifest = Golden("llama-kq");
+  for (const char* name :
+       {"v.blk.0.attn_q.weight", "mm.0.weight", "a.conv1d.1.weight", "blk.0.attn_q.input_scale",
+        "blk.1.ffn_down.input_scale", "blk.0.attn_rot_embd.weight"}) {
+    AddVector(manifest, name, 1);
+  }
+  auto architecture = CreateArchitecture(manifest);
+  ASSERT_TRUE(architecture.ok());
+  auto tensors = ResolveTensors(**architecture, manifest);
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  ASSERT_EQ(tensors->unused.size(), 4u);
+  EXPECT_EQ(tensors->unused[1],
+            "2 tensors (blk.0.attn_q.input_scale ...): of 4-bit activations, which are not used");
+}
+
+TEST(ModelTensorsTest, BiasesAndScalesBelongToTheirWeights) {
+  v1::Manifest manifest = Golden("llama-kq");
+  const uint64_t embedding = manifest.metadata().at("llama.embedding_length").unsigned_value();
+  const uint64_t width = manifest.metadata().at("llama.feed_forward_length").unsigned_value();
+  AddVector(manifest, "blk.0.ffn_up.bias", width);
+  AddVector(manifest, "blk.0.ffn_down.scale", 1);
+  AddVector(manifest, "blk.1.attn_output.bias", embedding);
+  auto architecture = CreateArchitecture(manifest);
+  ASSERT_TRUE(architecture.ok());
+  auto tensors = ResolveTensors(**architecture, manifest);
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  int biases = 0, scales = 0;
+  for (const auto& group : tensors->groups) {
+    for (const ModelTensor& tensor : group) {
+      biases += tensor.role == WeightRole::kBias;
+      scales += tensor.role == WeightRole::kScale;
+    }
+  }
+  EXPECT_EQ(biases, 2);
+  EXPECT_EQ(scales, 1);
+  AddVector(manifest, "blk.1.ffn_down.bias", embedding + 1);
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(manifest)));
+}
+
+TEST(ModelTensorsTest, DefaultsThatDependOnTheModel) {
+  const auto shape_of = [](v1::Manifest manifest) {
+    auto architecture = CreateArchitecture(manifest);
+    EXPECT_TRUE(architecture.ok()) << architecture.status();
+    return architecture.ok() ? (*architecture)->shape() : TransformerShape();
+  };
+  // MiniMax-M2's weights are normalized whatever the file says, GLM-4.5's only if it says so.
+  v1::Manifest minimax = Golden("minimax-m2-kq");
+  (*minimax.mutable_metadata())["minimax-m2.expert_weights_norm"].set_bool_value(false);
+  EXPECT_TRUE(shape_of(minimax).experts.routing.normalize);
+  v1::Manifest glm = Golden("glm4moe-kq");
+  glm.mutable_metadata()->erase("glm4moe.expert_weights_norm");
+  EXPECT_FALSE(shape_of(glm).experts.routing.normalize);
+  // GLM-4.7-Flash among files without a gating function.
+  v1::Manifest flash = Golden("deepseek2-split");
+  flash.mutable_metadata()->erase("deepseek2.expert_gating_func");
+  EXPECT_EQ(shape_of(flash).experts.routing.gating, ExpertGating::kSoftmax);
+  Tensor(flash, "token_embd.weight").set_dimensions(1, 154880);
+  for (const uint64_t layers : {46, 47, 48, 49}) {
+    (*flash.mutable_metadata())["deepseek2.block_count"].set_unsigned_value(layers);
+    EXPECT_EQ(shape_of(flash).experts.routing.gating,
+              layers == 47 || layers == 48 ? ExpertGating::kSigmoid : ExpertGating::kSoftmax);
+  }
+  (*flash.mutable_metadata())["deepseek2.block_count"].set_unsigned_value(48);
+  (*flash.mutable_metadata())["deepseek2.nextn_predict_layers"].set_unsigned_value(1);
+  EXPECT_EQ(shape_of(flash).experts.routing.gating, ExpertGating::kSigmoid);
+  (*flash.mutable_metadata())["deepseek2.expert_gating_func"].set_unsigned_value(1);
+  EXPECT_EQ(shape_of(flash).experts.routing.gating, ExpertGating::kSoftmax);
+  // A width of 0 is one that is not given.
+  v1::Manifest qwen2 = Golden("qwen2moe-kq");
+  auto& metadata = *qwen2.mutable_metadata();
+  metadata["qwen2moe.expert_shared_feed_forward_length"].set_unsigned_value(0);
+  EXPECT_EQ(shape_of(qwen2).experts.shared_feed_forward,
+            metadata["qwen2moe.feed_forward_length"].unsigned_value());
+  metadata["qwen2moe.expert_feed_forward_length"].set_unsigned_value(0);
+  EXPECT_EQ(shape_of(qwen2).experts.feed_forward,
+            metadata["qwen2moe.feed_forward_length"].unsigned_value() /
+                metadata["qwen2moe.expert_used_count"].unsigned_value());
+}
+
+TEST(ModelTensorsTest, WindowsByLayer) {
+  v1::Manifest manifest = Golden("gpt-oss-mx");
+  v1::MetadataArray& pattern =
+      *(*manifest.mutable_metadata())["gpt-oss.attention.sliding_window_pattern"]
+           .mutable_array_value();
+  pattern.set_element_type(7);
+  pattern.set_length(1);
+  pattern.add_unsigned_values(1);
+  EXPECT_TRUE(absl::IsInvalidArgument(Load(manifest)));
+  pattern.set_length(2);
+  pattern.add_unsigned_values(0);
   EXPECT_TRUE(Load(manifest).ok()) << Load(manifest);
 }
 

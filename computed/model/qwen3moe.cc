@@ -1,25 +1,15 @@
 // Qwen3 with experts (arXiv:2505.09388): attention like the dense Qwen3's, and in every layer a
 // choice of experts whose weights are normalized. Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder.
-#include "computed/model/expert_transformer.h"
 #include "computed/model/registry.h"
+#include "computed/model/transformer.h"
 
 namespace gguf_offload {
-namespace {
-
-constexpr AttentionTraits kAttention = {.rope_style = RopeStyle::kNeox,
-                                        .norm = QueryKeyNorm::kHeads};
-constexpr ExpertTraits kExperts = {.gating = ExpertGating::kSoftmax, .normalize = true};
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Architecture>> CreateQwen3Moe(const v1::Manifest& manifest) {
-  absl::StatusOr<TransformerShape> shape = ReadTransformerShape(manifest);
-  if (!shape.ok()) return shape.status();
-  absl::Status experts = ReadExpertShape(manifest, kExperts, *shape);
-  if (!experts.ok()) return experts;
-  absl::StatusOr<RopeParameters> rope = ReadRopeParameters(manifest, *shape);
-  if (!rope.ok()) return rope.status();
-  return std::make_unique<ExpertTransformer>(*shape, kAttention, kExperts, *rope);
+  return Transformer::Create(
+      manifest, {.attention = {.rope_style = RopeStyle::kNeox, .norm = QueryKeyNorm::kHeads},
+                 .has_experts = TransformerTraits::Experts::kAlways,
+                 .experts = {.weights_norm = WeightsNorm::kAlways}});
 }
 
 }  // namespace gguf_offload

@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "computed/runtime/tensor.h"
 
 namespace gguf_offload {
@@ -18,15 +19,12 @@ enum TensorId : int {
   // Attention.
   kAttentionNorm,
   kAttentionQ,
-  kAttentionQBias,
   kAttentionK,
-  kAttentionKBias,
   kAttentionV,
-  kAttentionVBias,
+  kAttentionQkv,  // the three above in one matrix
   kAttentionQNorm,
   kAttentionKNorm,
   kAttentionOutput,
-  kAttentionOutputBias,
   kAttentionSinks,
   kPostAttentionNorm,
   // Multi-head latent attention.
@@ -41,21 +39,16 @@ enum TensorId : int {
   // Dense feed-forward.
   kFfnNorm,
   kFfnGate,
-  kFfnGateBias,
   kFfnUp,
-  kFfnUpBias,
+  kFfnGateUp,  // the two above in one matrix
   kFfnDown,
-  kFfnDownBias,
   // Mixture of experts.
   kRouter,
-  kRouterBias,
   kExpertSelectionBias,
   kExpertGate,
-  kExpertGateBias,
   kExpertUp,
-  kExpertUpBias,
+  kExpertGateUp,  // the two above in one matrix of each expert
   kExpertDown,
-  kExpertDownBias,
   kSharedExpertRouter,
   kSharedExpertGate,
   kSharedExpertUp,
@@ -65,6 +58,11 @@ enum TensorId : int {
 
 // "blk.<layer>.attn_q.weight", or for layer -1 the name of a tensor outside the layers.
 std::string TensorName(TensorId id, int layer);
+// The same with another suffix: "blk.<layer>.attn_q.bias".
+std::string TensorName(TensorId id, int layer, absl::string_view suffix);
+
+// Whether activations are multiplied by the tensor, so that it may have a ".bias" and a ".scale".
+bool IsLinear(TensorId id);
 
 // The weights of one layer, or of one of the groups outside the layers, ready to be read.
 class LayerWeights {

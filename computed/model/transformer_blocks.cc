@@ -9,19 +9,16 @@ void AppendAttentionTensors(const TransformerShape& shape, const AttentionTraits
   const int64_t q = shape.heads * shape.key_dim;
   const int64_t k = shape.kv_heads * shape.key_dim;
   const int64_t v = shape.kv_heads * shape.value_dim;
-  const bool bias_optional = !traits.qkv_bias;
-  tensors.insert(tensors.end(),
-                 {
-                     {kAttentionNorm, {shape.embedding}},
-                     {kAttentionQ, {shape.embedding, q}},
-                     {kAttentionQBias, {q}, bias_optional},
-                     {kAttentionK, {shape.embedding, k}},
-                     {kAttentionKBias, {k}, bias_optional},
-                     {kAttentionV, {shape.embedding, v}},
-                     {kAttentionVBias, {v}, bias_optional},
-                     {kAttentionOutput, {shape.heads * shape.value_dim, shape.embedding}},
-                     {kAttentionOutputBias, {shape.embedding}, !traits.output_bias},
-                 });
+  const auto part_of_qkv = [&](TensorId id, int64_t first_row, int64_t rows) {
+    return TensorSpec{.id = id,
+                      .dimensions = {shape.embedding, rows},
+                      .merged = {{kAttentionQkv, first_row, q + k + v}}};
+  };
+  tensors.push_back({kAttentionNorm, {shape.embedding}});
+  tensors.push_back(part_of_qkv(kAttentionQ, 0, q));
+  tensors.push_back(part_of_qkv(kAttentionK, q, k));
+  tensors.push_back(part_of_qkv(kAttentionV, q + k, v));
+  tensors.push_back({kAttentionOutput, {shape.heads * shape.value_dim, shape.embedding}});
   if (traits.norm != QueryKeyNorm::kNone) {
     const bool rows = traits.norm == QueryKeyNorm::kRows;
     const bool optional = traits.norm == QueryKeyNorm::kHeadsIfThere;
@@ -33,15 +30,15 @@ void AppendAttentionTensors(const TransformerShape& shape, const AttentionTraits
 
 void AppendFeedForwardTensors(const TransformerShape& shape, std::vector<TensorSpec>& tensors,
                               TensorId norm) {
-  tensors.insert(tensors.end(), {
-                                    {norm, {shape.embedding}},
-                                    {kFfnGate, {shape.embedding, shape.feed_forward}},
-                                    {kFfnGateBias, {shape.feed_forward}, /*optional=*/true},
-                                    {kFfnUp, {shape.embedding, shape.feed_forward}},
-                                    {kFfnUpBias, {shape.feed_forward}, /*optional=*/true},
-                                    {kFfnDown, {shape.feed_forward, shape.embedding}},
-                                    {kFfnDownBias, {shape.embedding}, /*optional=*/true},
-                                });
+  const int64_t width = shape.feed_forward;
+  tensors.push_back({norm, {shape.embedding}});
+  tensors.push_back({.id = kFfnGate,
+                     .dimensions = {shape.embedding, width},
+                     .merged = {{kFfnGateUp, 0, 2 * width}}});
+  tensors.push_back({.id = kFfnUp,
+                     .dimensions = {shape.embedding, width},
+                     .merged = {{kFfnGateUp, width, 2 * width}}});
+  tensors.push_back({kFfnDown, {width, shape.embedding}});
 }
 
 std::vector<TensorSpec> EmbeddingTensors(const TransformerShape& shape) {
@@ -62,9 +59,9 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
   const Weight none;
   backend.RmsNorm(step.residual, weights[kAttentionNorm], shape.norm_epsilon, step.hidden);
   backend.Project(step.hidden, {{
-                                   {weights[kAttentionQ], weights[kAttentionQBias], step.query},
-                                   {weights[kAttentionK], weights[kAttentionKBias], step.key},
-                                   {weights[kAttentionV], weights[kAttentionVBias], step.value},
+                                   {weights[kAttentionQ], step.query},
+                                   {weights[kAttentionK], step.key},
+                                   {weights[kAttentionV], step.value},
                                }});
   const bool row_norm = traits.norm == QueryKeyNorm::kRows;
   if (row_norm) {
@@ -84,8 +81,7 @@ void GroupedQueryAttention(Backend& backend, int layer, const TransformerShape& 
                      .sliding_window = sliding_window,
                      .sinks = traits.sinks ? &weights[kAttentionSinks] : nullptr},
                     step.attention);
-  backend.Project(step.attention,
-                  {{{weights[kAttentionOutput], weights[kAttentionOutputBias], step.hidden}}});
+  backend.Project(step.attention, {{{weights[kAttentionOutput], step.hidden}}});
 }
 
 void GatedFeedForward(Backend& backend, const TransformerShape& shape, const LayerWeights& weights,
@@ -93,9 +89,8 @@ void GatedFeedForward(Backend& backend, const TransformerShape& shape, const Lay
   const Matrix gate = step.gate.Columns(0, shape.feed_forward);
   const Matrix up = step.up.Columns(0, shape.feed_forward);
   backend.AddRmsNorm(step.residual, step.hidden, weights[norm], shape.norm_epsilon, step.hidden);
-  backend.ProjectGated(step.hidden, {weights[kFfnGate], weights[kFfnGateBias], gate},
-                       {weights[kFfnUp], weights[kFfnUpBias], up});
-  backend.Project(gate, {{{weights[kFfnDown], weights[kFfnDownBias], step.hidden}}});
+  backend.ProjectGated(step.hidden, {weights[kFfnGate], gate}, {weights[kFfnUp], up});
+  backend.Project(gate, {{{weights[kFfnDown], step.hidden}}});
   backend.Add(step.residual, step.hidden);
 }
 

@@ -20,8 +20,6 @@ enum class QueryKeyNorm {
 // What distinguishes one family's attention from another's.
 struct AttentionTraits {
   RopeStyle rope_style = RopeStyle::kNormal;
-  bool qkv_bias = false;     // biases of q, k and v are required (optional otherwise)
-  bool output_bias = false;  // so is that of the output
   QueryKeyNorm norm = QueryKeyNorm::kNone;
   bool sinks = false;              // each head has a logit that only adds to its softmax's sum
   bool frequency_factors = false;  // rope_freqs.weight is used if there

@@ -30,7 +30,7 @@ const ModelTensor* HeadMatrix(const ModelTensors& tensors) {
   const int group = tensors.tied_head ? tensors.input_group() : tensors.head_group();
   const TensorId id = tensors.tied_head ? kTokenEmbedding : kOutput;
   for (const ModelTensor& tensor : tensors.groups[group]) {
-    if (tensor.id == id) return &tensor;
+    if (tensor.id == id && tensor.role == WeightRole::kWeight) return &tensor;
   }
   return nullptr;
 }

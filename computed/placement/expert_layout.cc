@@ -7,6 +7,7 @@
 namespace gguf_offload {
 
 int ExpertMatrixOf(const ModelTensor& tensor) {
+  if (tensor.role != WeightRole::kWeight) return -1;
   switch (tensor.id) {
     case kExpertGate:
       return 0;
@@ -24,7 +25,7 @@ ExpertLayout LayOutExpert(const std::vector<ModelTensor>& group) {
   ExpertLayout layout;
   for (const ModelTensor& tensor : group) {
     const int matrix = ExpertMatrixOf(tensor);
-    if (matrix >= 0) layout.matrix_bytes[matrix] = tensor.bytes / tensor.matrices;
+    if (matrix >= 0) layout.matrix_bytes[matrix] = tensor.matrix_bytes();
   }
   if (layout.matrix_bytes[0] == 0) return layout;
   for (int i = 0; i < 3; ++i) {

@@ -23,6 +23,7 @@ HostExpertPlan FindClasses(const ModelTensors& tensors, std::vector<int>& layers
       if (matrix < 0) continue;
       placed.shards[matrix] = tensor.shard;
       placed.file_offsets[matrix] = tensor.offset;
+      placed.file_strides[matrix] = tensor.stride();
     }
     const auto same = std::find_if(
         plan.classes.begin(), plan.classes.end(),
@@ -58,7 +59,7 @@ bool HostExpertPlan::TakesStepOf(int tokens) const {
 
 uint64_t HostExpertPlan::OffsetOf(int layer, int expert, int matrix) const {
   const Layer& l = layers[layer];
-  return l.offsets[matrix] + (l.file_offsets[matrix] + expert * l.matrix_bytes[matrix]) % 16;
+  return l.offsets[matrix] + (l.file_offsets[matrix] + expert * l.file_strides[matrix]) % 16;
 }
 
 absl::StatusOr<HostExpertPlan> PlanHostExperts(const ModelTensors& tensors, int experts, int used,

@@ -19,7 +19,8 @@ namespace gguf_offload {
 struct HostExpertPlan {
   struct Layer : ExpertLayout {
     uint32_t shards[3] = {};
-    uint64_t file_offsets[3] = {};  // of expert 0; the others follow
+    uint64_t file_offsets[3] = {};  // of expert 0
+    uint64_t file_strides[3] = {};  // from one expert to the next
     int size_class = -1;            // -1: a layer without experts
   };
   struct SizeClass {

@@ -29,13 +29,14 @@ Transfer PlanTransfer(std::vector<TensorRows> tensors) {
   for (const TensorRows& rows : tensors) {
     const ModelTensor& tensor = *rows.tensor;
     const uint64_t offset = offset_of(rows);
-    const uint64_t bytes = rows.rows == 0 ? tensor.bytes : rows.rows * RowBytes(tensor);
+    const uint64_t bytes = rows.rows == 0 ? tensor.span() : rows.rows * RowBytes(tensor);
+    // Matrices of two tensors may alternate; then they go together.
     const bool follows =
         !transfer.empty() && transfer.runs.back().shard == tensor.shard &&
-        offset - (transfer.runs.back().offset + transfer.runs.back().bytes) <= kMaxGap;
+        offset <= transfer.runs.back().offset + transfer.runs.back().bytes + kMaxGap;
     if (follows) {
       FileRun& run = transfer.runs.back();
-      run.bytes = offset + bytes - run.offset;
+      run.bytes = std::max(run.bytes, offset + bytes - run.offset);
     } else {
       const uint64_t begin = (transfer.memory_bytes + kAlignment - 1) / kAlignment * kAlignment;
       transfer.runs.push_back({tensor.shard, offset, bytes, begin + offset % kAlignment});

@@ -105,8 +105,13 @@ absl::Status DeviceWeightLoader::LoadVectors(DeviceArena& arena) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     std::vector<float>& values = vectors_.emplace_back(tensors[i]->columns);
     quant::Dequantize(tensors[i]->type, bytes[i].data(), values.size(), values.data());
-    host_vectors_[groups[i]][tensors[i]->id] = {.data = reinterpret_cast<uint8_t*>(values.data()),
-                                                .columns = tensors[i]->columns};
+    Bind(*tensors[i], quant::TensorType::kF32, reinterpret_cast<const uint8_t*>(values.data()),
+         /*matrix_stride=*/0, host_vectors_[groups[i]]);
+  }
+  for (size_t group = 0; group < tensors_.groups.size(); ++group) {
+    ScaleFeedForwardBiases(tensors_.groups[group], host_vectors_[group]);
+  }
+  for (const std::vector<float>& values : vectors_) {
     offsets.push_back(packed.size());
     packed.insert(packed.end(), values.begin(), values.end());
     packed.resize((packed.size() + kFloats - 1) / kFloats * kFloats);
@@ -120,8 +125,8 @@ absl::Status DeviceWeightLoader::LoadVectors(DeviceArena& arena) {
   for (size_t part = 0; part < parts_.size(); ++part) {
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (static_cast<int>(groups[i]) != parts_[part].group) continue;
-      weights_[part][tensors[i]->id] = {.data = *memory + offsets[i] * sizeof(float),
-                                        .columns = tensors[i]->columns};
+      Bind(*tensors[i], quant::TensorType::kF32, *memory + offsets[i] * sizeof(float),
+           /*matrix_stride=*/0, weights_[part]);
     }
   }
   return absl::OkStatus();
@@ -132,14 +137,14 @@ void DeviceWeightLoader::BindTensors(int group, const Transfer& transfer, uint8_
   for (const PlacedTensor& placed : transfer.tensors) {
     const ModelTensor& tensor = *placed.tensor;
     // The embedding, where it is moved, is moved because it is the head.
-    const TensorId id = tensor.id == kTokenEmbedding ? kOutput : tensor.id;
-    weights[id] = {.type = tensor.type,
-                   .data = memory + placed.destination,
-                   .columns = tensor.columns,
-                   .rows = placed.rows,
-                   .matrices = tensor.matrices};
-    const bool expert = id == kExpertGate || id == kExpertUp || id == kExpertDown;
-    if (expert) weights[id].expert_layer = group - tensors_.layer_group(0);
+    ModelTensor bound = tensor;
+    if (tensor.id == kTokenEmbedding) bound.id = kOutput;
+    bound.rows = placed.rows;
+    Bind(bound, tensor.type, memory + placed.destination, tensor.matrix_stride, weights);
+    Weight& weight = weights[bound.id];
+    if (ExpertMatrixOf(tensor) >= 0) weight.expert_layer = group - tensors_.layer_group(0);
+    // A part of the head has its part of the bias, which is there as a whole.
+    if (bound.id == kOutput && weight.bias != nullptr) weight.bias += placed.first_row;
   }
 }
 
@@ -149,11 +154,12 @@ absl::Status DeviceWeightLoader::BindCachedExperts(int part) {
   small_weights_[part] = weights_[part];
   for (const PlacedTensor& placed : plan_.parts[part].streamed.tensors) {
     const ModelTensor& tensor = *placed.tensor;
+    if (ExpertMatrixOf(tensor) < 0) continue;
     Weight& weight = small_weights_[part][tensor.id];
     weight.cached = true;
     if (options_.registered == nullptr) continue;
     absl::StatusOr<const uint8_t*> address =
-        options_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.bytes);
+        options_.registered->DeviceAddress(tensor.shard, tensor.offset, tensor.span());
     if (!address.ok()) return address.status();
     weight.data = *address;
   }

@@ -57,7 +57,7 @@ void HostExpertCache::AddRanges(int layer, int expert, uint8_t* entry,
                                 std::vector<WeightSource::Range>& ranges) const {
   const HostExpertPlan::Layer& l = plan_.layers[layer];
   for (int i = 0; i < 3; ++i) {
-    ranges.push_back({l.shards[i], l.file_offsets[i] + expert * l.matrix_bytes[i],
+    ranges.push_back({l.shards[i], l.file_offsets[i] + expert * l.file_strides[i],
                       l.matrix_bytes[i], entry + plan_.OffsetOf(layer, expert, i)});
   }
 }

@@ -22,15 +22,6 @@ uint64_t BytesOf(const std::vector<const ModelTensor*>& tensors) {
   return bytes;
 }
 
-void Bind(LayerWeights& weights, const ModelTensor& tensor, quant::TensorType type,
-          const uint8_t* data) {
-  weights[tensor.id] = {.type = type,
-                        .data = data,
-                        .columns = tensor.columns,
-                        .rows = tensor.rows,
-                        .matrices = tensor.matrices};
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightLoader>> HostWeightLoader::Create(WeightSource& source,
@@ -119,7 +110,7 @@ absl::Status HostWeightLoader::LoadVectors() {
         pending.push_back({group, &tensor, std::vector<uint8_t>(tensor.bytes)});
         ranges.push_back({tensor.shard, tensor.offset, tensor.bytes, pending.back().bytes.data()});
       } else if (shard != nullptr) {
-        Bind(weights_[group], tensor, tensor.type, shard + tensor.offset);
+        Bind(tensor, tensor.type, shard + tensor.offset, tensor.matrix_stride, weights_[group]);
       }
     }
   }
@@ -129,8 +120,11 @@ absl::Status HostWeightLoader::LoadVectors() {
     std::vector<float>& values = vectors_.emplace_back(vector.tensor->columns);
     quant::Dequantize(vector.tensor->type, vector.bytes.data(), values.size(), values.data());
     memory_bytes_ += values.size() * sizeof(float);
-    Bind(weights_[vector.group], *vector.tensor, quant::TensorType::kF32,
-         reinterpret_cast<const uint8_t*>(values.data()));
+    Bind(*vector.tensor, quant::TensorType::kF32, reinterpret_cast<const uint8_t*>(values.data()),
+         /*matrix_stride=*/0, weights_[vector.group]);
+  }
+  for (size_t group = 0; group < tensors_.groups.size(); ++group) {
+    ScaleFeedForwardBiases(tensors_.groups[group], weights_[group]);
   }
   return absl::OkStatus();
 }
@@ -148,7 +142,7 @@ std::vector<const ModelTensor*> HostWeightLoader::Matrices(int group, bool strea
 
 void HostWeightLoader::PointAt(int group, bool streamed, const uint8_t* base) {
   for (const ModelTensor* tensor : Matrices(group, streamed)) {
-    Bind(weights_[group], *tensor, tensor->type, base);
+    Bind(*tensor, tensor->type, base, /*matrix_stride=*/0, weights_[group]);
     if (ExpertMatrixOf(*tensor) >= 0) {
       weights_[group][tensor->id].expert_layer = group - tensors_.layer_group(0);
     }
@@ -173,7 +167,13 @@ void HostWeightLoader::StartFetch(int group, Destination& destination, absl::Tim
   uint64_t bytes = 0;
   for (const ModelTensor* tensor :
        Matrices(group, /*streamed=*/&destination != &resident_[group])) {
-    ranges.push_back({tensor->shard, tensor->offset, tensor->bytes, next});
+    // Matrices that do not lie side by side in the file do so here.
+    const int64_t pieces = tensor->matrix_stride == 0 ? 1 : tensor->matrices;
+    const uint64_t piece_bytes = tensor->bytes / pieces;
+    for (int64_t i = 0; i < pieces; ++i) {
+      ranges.push_back({tensor->shard, tensor->offset + i * tensor->matrix_stride, piece_bytes,
+                        next + i * piece_bytes});
+    }
     next += Aligned(tensor->bytes);
     bytes += tensor->bytes;
   }
@@ -259,7 +259,10 @@ absl::StatusOr<const LayerWeights*> HostWeightLoader::Acquire(int group, absl::T
     // The embedding is never streamed.
     absl::StatusOr<const LayerWeights*> input = Acquire(tensors_.input_group(), deadline);
     if (!input.ok()) return input.status();
+    const Weight own = weights[kOutput];
     weights[kOutput] = (**input)[kTokenEmbedding];
+    weights[kOutput].scale = own.scale;
+    weights[kOutput].bias = own.bias;
   }
   return &weights;
 }

@@ -69,14 +69,16 @@ absl::Status CpuBackend::FetchExperts(int layer, const ChosenExperts& chosen,
 }
 
 void CpuBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) {
-  const auto matrices = [](const Weight& weight, const Weight& bias) {
-    return ExpertMatrices{{weight.type, weight.data, weight.rows, weight.columns},
-                          bias ? bias.floats() : nullptr};
+  const auto matrices = [](const Weight& weight) {
+    return ExpertMatrices{.first = {weight.type, weight.data, weight.rows, weight.columns},
+                          .bias = weight.bias,
+                          .stride = weight.stride(),
+                          .scale = weight.scale};
   };
   ExpertFeedForward::Experts experts = {.count = static_cast<int>(bank.gate.matrices),
-                                        .gate = matrices(bank.gate, bank.gate_bias),
-                                        .up = matrices(bank.up, bank.up_bias),
-                                        .down = matrices(bank.down, bank.down_bias),
+                                        .gate = matrices(bank.gate),
+                                        .up = matrices(bank.up),
+                                        .down = matrices(bank.down),
                                         .activation = bank.activation};
   const ChosenExperts& all = router_.chosen();
   const int layer = bank.gate.expert_layer;

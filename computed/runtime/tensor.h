@@ -16,6 +16,12 @@ struct Weight {
   int64_t columns = 0;
   int64_t rows = 1;
   int64_t matrices = 1;  // more than one for banks of experts
+  // Bytes from one matrix to the next where other data lies in between; 0: they are side by side.
+  int64_t matrix_stride = 0;
+
+  // What a product with matrix m is followed by: product * scale[m] + bias[m]. Either may be null.
+  const float* scale = nullptr;  // (matrices)
+  const float* bias = nullptr;   // (matrices, rows)
 
   // Of a bank of experts: its layer.
   int expert_layer = -1;
@@ -27,6 +33,7 @@ struct Weight {
     return static_cast<int64_t>(quant::RowBytes(quant::FormatOf(type), columns));
   }
   int64_t bytes() const { return matrices * rows * row_bytes(); }
+  int64_t stride() const { return matrix_stride != 0 ? matrix_stride : rows * row_bytes(); }
   // False for an optional tensor that the file does not have.
   explicit operator bool() const { return data != nullptr; }
   // The values of a vector: (columns).

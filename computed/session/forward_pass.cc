@@ -199,8 +199,7 @@ void ForwardPass::RunHeadPart(int part, const LayerWeights& weights, const StepB
   Matrix logits = logits_.Rows(rows);
   logits.data += loader_.parts()[part].first_row;
   logits.columns = output.rows;
-  const Weight no_bias;
-  backend_.Project(input, {{{output, no_bias, logits}}});
+  backend_.Project(input, {{{output, logits}}});
   if (part + 1 == static_cast<int>(loader_.parts().size())) backend_.ArgMax(logits_.Rows(rows));
 }
 

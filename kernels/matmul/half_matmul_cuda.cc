@@ -107,12 +107,13 @@ const char* HalfMatMul::Multiply(const MatMulOutput& output, cudaStream_t stream
     const char* error = MultiplyPart(output.weight, CUDA_R_32F, output.cols, x_, x_stride_,
                                      output.rows, output.cols, output.y, output.y_stride);
     if (error != nullptr) return error;
-    ScaleRowsAddBias(nullptr, output.bias, output.y, output.y_stride, n_, output.rows, stream);
+    ScaleRowsAddBias(nullptr, output.scale, output.bias, output.y, output.y_stride, n_, output.rows,
+                     stream);
     return nullptr;
   }
   if (const char* error = MultiplyHalf(output, stream); error != nullptr) return error;
-  ScaleRowsAddBias(memory_.row_scale, output.bias, output.y, output.y_stride, n_, output.rows,
-                   stream);
+  ScaleRowsAddBias(memory_.row_scale, output.scale, output.bias, output.y, output.y_stride, n_,
+                   output.rows, stream);
   return nullptr;
 }
 

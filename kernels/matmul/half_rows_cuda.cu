@@ -93,10 +93,11 @@ void LaunchPlainToHalf(const uint8_t* weight, int64_t rows, int64_t cols, __half
 
 // Columns in the grid's x, activations in its y.
 __global__ void __launch_bounds__(kThreads)
-    ScaleRowsAddBiasKernel(const float* row_scale, const float* bias, float* y, int64_t y_stride,
-                           int n, int64_t rows) {
+    ScaleRowsAddBiasKernel(const float* row_scale, const float* matrix_scale, const float* bias,
+                           float* y, int64_t y_stride, int n, int64_t rows) {
   for (int64_t i = blockIdx.y; i < n; i += gridDim.y) {
-    const float scale = row_scale == nullptr ? 1.0f : row_scale[i];
+    const float scale = (row_scale == nullptr ? 1.0f : row_scale[i]) *
+                        (matrix_scale == nullptr ? 1.0f : *matrix_scale);
     if (scale == 1.0f && bias == nullptr) continue;
     const int64_t first = int64_t{blockIdx.x} * 4 * kThreads + threadIdx.x;
     for (int64_t r = first; r < min(first + 4 * kThreads, rows); r += kThreads) {
@@ -132,11 +133,13 @@ void PlainToHalf(TensorType type, const uint8_t* weight, int64_t rows, int64_t c
   }
 }
 
-void ScaleRowsAddBias(const float* row_scale, const float* bias, float* y, int64_t y_stride, int n,
-                      int64_t rows, cudaStream_t stream) {
-  if (n <= 0 || rows <= 0 || (row_scale == nullptr && bias == nullptr)) return;
+void ScaleRowsAddBias(const float* row_scale, const float* scale, const float* bias, float* y,
+                      int64_t y_stride, int n, int64_t rows, cudaStream_t stream) {
+  if (n <= 0 || rows <= 0) return;
+  if (row_scale == nullptr && scale == nullptr && bias == nullptr) return;
   const dim3 grid(BlocksFor(rows, 4 * kThreads), std::min(static_cast<unsigned>(n), kMaxGridY));
-  ScaleRowsAddBiasKernel<<<grid, kThreads, 0, stream>>>(row_scale, bias, y, y_stride, n, rows);
+  ScaleRowsAddBiasKernel<<<grid, kThreads, 0, stream>>>(row_scale, scale, bias, y, y_stride, n,
+                                                        rows);
 }
 
 }  // namespace gguf_offload::cuda

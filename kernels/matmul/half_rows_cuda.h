@@ -30,8 +30,9 @@ void PlainToHalf(quant::TensorType type,
                  __half* out,  // (rows, PadHalfColumns(cols)), 16-byte aligned
                  cudaStream_t stream);
 
-// y = y * row_scale + bias, where that changes anything.
+// y = y * row_scale * scale + bias, where that changes anything.
 void ScaleRowsAddBias(const float* row_scale,  // (n), or null for 1
+                      const float* scale,      // (1), or null for 1
                       const float* bias,       // (rows), or null for 0
                       float* y,                // (n, rows) with a row stride of y_stride floats
                       int64_t y_stride, int n, int64_t rows, cudaStream_t stream);

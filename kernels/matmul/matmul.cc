@@ -190,11 +190,12 @@ void MatMul::RunTask(const Job& job, size_t task, ThreadMemory& memory) {
       kernels.float_tile(tile, input.float_x, input.float_x_stride, n, *memory.scratch,
                          memory.lane_sums.data(), sums);
     }
+    const float scale = output.scale == nullptr ? 1.0f : *output.scale;
     const float* bias = output.bias == nullptr ? nullptr : output.bias + row;
     for (int token = 0; token < n; ++token) {
       float* y = output.y + token * output.y_stride + row;
       for (int r = 0; r < rows; ++r) {
-        y[r] = sums[token * kTileRows + r] + (bias == nullptr ? 0.0f : bias[r]);
+        y[r] = sums[token * kTileRows + r] * scale + (bias == nullptr ? 0.0f : bias[r]);
       }
     }
   }

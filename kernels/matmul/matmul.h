@@ -35,6 +35,8 @@ struct MatMulOutput {
   const float* bias;    // (rows), or null
   float* y;             // (n, rows) with a row stride of y_stride
   int64_t y_stride;     // in floats, at least `rows`
+  // A factor of the products, ahead of the bias; null for 1.
+  const float* scale = nullptr;
 };
 
 // One of several inputs, each with products of its own.
@@ -54,8 +56,8 @@ class MatMul {
   MatMul(const MatMul&) = delete;
   MatMul& operator=(const MatMul&) = delete;
 
-  // For each output: y[i][r] = sum over c of weight[r][c] * x[i][c], plus bias[r]. All weights have
-  // the same number of columns. x: (n, cols) with a row stride of x_stride floats.
+  // For each output: y[i][r] = scale * sum over c of weight[r][c] * x[i][c] + bias[r]. All weights
+  // have the same number of columns. x: (n, cols) with a row stride of x_stride floats.
   void Run(ActivationType activations, const float* x, int64_t x_stride, int n,
            std::span<const MatMulOutput> outputs);
   // All of these at once, so that the threads share them well even if each is small.

@@ -37,7 +37,7 @@ std::vector<SameType> LaunchesOf(std::span<const MatMulOutput> outputs) {
     });
     if (launch == launches.end()) launch = launches.insert(launch, {output.type, {}});
     launch->matrices.push_back(
-        {output.weight, output.rows, output.bias, output.y, output.y_stride});
+        {output.weight, output.rows, output.bias, output.y, output.y_stride, output.scale});
   }
   return launches;
 }
@@ -199,7 +199,7 @@ bool MatMul::CanRunOfNorm(int n, std::span<const MatMulOutput> outputs) const {
 
 bool MatMul::RunGated(const MatMulOutput& gate, const MatMulOutput& up, cudaStream_t stream) {
   if (!IsQuantized(1) || gate.type != up.type || gate.rows != up.rows || gate.rows > max_cols_ ||
-      gate.bias != nullptr || up.bias != nullptr) {
+      gate.bias != nullptr || up.bias != nullptr || gate.scale != nullptr || up.scale != nullptr) {
     return false;
   }
   QuantizedRows out = quantized_[1 - current_];
@@ -231,7 +231,7 @@ void MatMul::RunDeferredNorm(float* residual, int64_t residual_stride, const flo
 }
 
 bool MatMul::CanRunNormed(const MatMulOutput& product) const {
-  return CanDeferNorm(1, product.rows) &&
+  return CanDeferNorm(1, product.rows) && product.scale == nullptr &&
          CanMultiplyNormed(product.type, product.weight, product.rows, product.cols);
 }
 

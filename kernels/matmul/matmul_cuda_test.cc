@@ -79,6 +79,39 @@ class HalfPathTest : public MatMulCudaTest {
   }
 };
 
+// In 8 bits and in half precision, of block formats and of plain numbers.
+TEST_F(HalfPathTest, ScaleMultipliesTheProductAheadOfTheBias) {
+  constexpr int64_t kCols = 256;
+  const float scale = 0.375f;
+  DeviceArray<float> device_scale(std::vector<float>{scale});
+  for (const Precision precision : {Precision::kInt8, Precision::kHalf}) {
+    Workplace place(Config(precision, 8, kCols));
+    ASSERT_NE(place.matmul, nullptr) << place.error;
+    for (const TensorType type : {TensorType::kQ4_K, TensorType::kQ8_0, TensorType::kF32}) {
+      for (const int n : {1, 5}) {
+        const std::vector<float> x = MakeActivations(n, kCols, kCols, 3);
+        DeviceArray<float> device_x(x);
+        const DeviceMatrix matrix = MakeMatrix(type, 40, kCols, 4);
+        const std::vector<float> bias = MakeActivations(1, 40, 40, 5);
+        DeviceArray<float> device_bias(bias), plain(n * 40), scaled(n * 40);
+        const MatMulOutput outputs[] = {
+            {type, matrix.blocks->data(), 40, kCols, nullptr, plain.data(), 40},
+            {type, matrix.blocks->data(), 40, kCols, device_bias.data(), scaled.data(), 40,
+             device_scale.data()}};
+        for (const MatMulOutput& output : outputs) {
+          ASSERT_EQ(place.matmul->Run(device_x.data(), kCols, n, false, {&output, 1}, nullptr),
+                    nullptr);
+        }
+        const std::vector<float> without = plain.ToHost(), with = scaled.ToHost();
+        for (int i = 0; i < n * 40; ++i) {
+          EXPECT_NEAR(with[i], without[i] * scale + bias[i % 40],
+                      1e-5 * std::abs(without[i]) + 1e-6);
+        }
+      }
+    }
+  }
+}
+
 TEST_F(HalfPathTest, EveryTypeInParts) {
   constexpr int64_t kCols = 768, kStride = kCols + 16;
   for (int n : {1, 100, 512}) {

@@ -308,6 +308,20 @@ TEST_P(MatMulTest, BiasIsAdded) {
   }
 }
 
+TEST_P(MatMulTest, ScaleMultipliesTheProductAheadOfTheBias) {
+  const TestMatrix matrix = MakeMatrix(AllTypes()[0], 19, 64, 1);
+  const std::vector<float> x = MakeActivations(3, 64, 64, 2);
+  const std::vector<float> bias = MakeActivations(1, 19, 19, 3);
+  const float scale = 0.625f;
+  for (ActivationType activations : {ActivationType::kInt8, ActivationType::kFloat32}) {
+    const auto plain = RunOne(matmul_, activations, matrix, x.data(), 64, 3);
+    std::vector<float> y(3 * 19);
+    const MatMulOutput output = {matrix.weight, bias.data(), y.data(), 19, &scale};
+    matmul_.Run(activations, x.data(), 64, 3, {&output, 1});
+    for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(y[i], plain[i] * scale + bias[i % 19]);
+  }
+}
+
 TEST_P(MatMulTest, ZeroActivationsGiveTheBias) {
   const std::vector<float> x(2 * 512, 0.0f);
   const std::vector<float> bias = MakeActivations(1, 21, 21, 3);

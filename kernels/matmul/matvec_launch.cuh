@@ -151,6 +151,7 @@ __device__ __forceinline__ void FinishMatVec(const MatVecLaunch& launch, const M
   const int column = task.first_column + lane % kColumns;
   const MatVecMatrix& matrix = launch.matrices[task.matrix].matrix;
   if (lane < kSums && row < matrix.rows && column < launch.n) {
+    if (matrix.scale != nullptr) sum *= *matrix.scale;
     sum = fmaf(sum, factor_of(column), matrix.bias != nullptr ? matrix.bias[row] : 0.0f);
     matrix.y[column * matrix.y_stride + row] = sum;
   }

@@ -17,6 +17,8 @@ struct MatVecMatrix {
   const float* bias;  // (rows), or null
   float* y;           // (n, rows) with a row stride of y_stride
   int64_t y_stride;   // in floats, at least `rows`
+  // A factor of the products, ahead of the bias; null for 1.
+  const float* scale = nullptr;
 };
 
 }  // namespace gguf_offload::cuda

@@ -192,7 +192,8 @@ __global__ void __launch_bounds__(kFillThreads)
     while (part >= a.rounds[matrix]) part -= a.rounds[matrix++];
     part += a.first_rounds[matrix];
     const ExpertSource& source = a.sources[matrix];
-    const uint8_t* from = source.data + fill.expert * source.bytes;
+    const uint8_t* from =
+        source.data + fill.expert * (source.stride != 0 ? source.stride : source.bytes);
     const int64_t phase = reinterpret_cast<uintptr_t>(from) & 15;
     int64_t pieces = (phase + source.bytes + 15) / 16;
     if (a.fills.entries != nullptr) {

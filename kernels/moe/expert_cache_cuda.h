@@ -78,9 +78,10 @@ inline bool CanChooseAndResolve(const RoutingRule& rule, int rows) {
 // One matrix of all experts, in mapped host memory; the aligned 16 bytes around the first and the
 // last byte must be readable.
 struct ExpertSource {
-  const uint8_t* data = nullptr;  // (experts, bytes)
+  const uint8_t* data = nullptr;  // of expert 0
   int64_t bytes = 0;              // of each
   int64_t offset = 0;             // in a slot, a multiple of 16
+  int64_t stride = 0;             // from one to the next; 0: side by side
 };
 
 // What a call of FillSlots copies: fills [first, end), as far as there are so many, and of each

@@ -9,14 +9,17 @@
 
 namespace gguf_offload {
 
-WeightMatrix ExpertMatrices::Of(int expert) const {
-  WeightMatrix matrix = first;
+MatMulOutput ExpertMatrices::ProductOf(int expert, float* y, int64_t y_stride) const {
+  MatMulOutput product = {.weight = first, .bias = nullptr, .y = y, .y_stride = y_stride};
   if (each != nullptr) {
-    matrix.data = each[expert];
-    return matrix;
+    product.weight.data = each[expert];
+  } else {
+    const int64_t row_bytes = quant::RowBytes(quant::FormatOf(first.type), first.cols);
+    product.weight.data += expert * (stride != 0 ? stride : first.rows * row_bytes);
   }
-  matrix.data += expert * first.rows * quant::RowBytes(quant::FormatOf(first.type), first.cols);
-  return matrix;
+  if (bias != nullptr) product.bias = bias + expert * first.rows;
+  if (scale != nullptr) product.scale = scale + expert;
+  return product;
 }
 
 void ExpertFeedForward::SortByExpert(const ChosenExperts& chosen, int experts) {
@@ -56,10 +59,8 @@ void ExpertFeedForward::GateAndUp(ActivationType activations, const Experts& exp
   products_.clear();
   for (const Group& group : groups_) {
     const int64_t offset = group.first * width;
-    products_.push_back({experts.gate.Of(group.expert), experts.gate.BiasOf(group.expert),
-                         gate_.data() + offset, width});
-    products_.push_back(
-        {experts.up.Of(group.expert), experts.up.BiasOf(group.expert), up_.data() + offset, width});
+    products_.push_back(experts.gate.ProductOf(group.expert, gate_.data() + offset, width));
+    products_.push_back(experts.up.ProductOf(group.expert, up_.data() + offset, width));
   }
   inputs_.clear();
   for (size_t i = 0; i < groups_.size(); ++i) {
@@ -68,12 +69,16 @@ void ExpertFeedForward::GateAndUp(ActivationType activations, const Experts& exp
     inputs_.push_back({rows, dim, groups_[i].count, {&products_[2 * i], 2}});
   }
   matmul_.Run(activations, inputs_);
-  if (experts.activation == ExpertActivation::kClampedSwiGlu) {
-    ClampedSwiGlu(gate_.data(), width, up_.data(), width, kClampedSwiGluAlpha, kClampedSwiGluLimit,
-                  token_of_.size(), width, gate_.data(), width, pool_);
-  } else {
-    SwiGlu(gate_.data(), width, up_.data(), width, token_of_.size(), width, gate_.data(), width,
-           pool_);
+  switch (experts.activation) {
+    case ExpertActivation::kSwiGlu:
+      return SwiGlu(gate_.data(), width, up_.data(), width, token_of_.size(), width, gate_.data(),
+                    width, pool_);
+    case ExpertActivation::kClampedSwiGlu:
+      return ClampedSwiGlu(gate_.data(), width, up_.data(), width, kClampedSwiGluAlpha,
+                           kClampedSwiGluLimit, token_of_.size(), width, gate_.data(), width,
+                           pool_);
+    case ExpertActivation::kSilu:
+      return Silu(gate_.data(), width, token_of_.size(), width, gate_.data(), width, pool_);
   }
 }
 
@@ -82,8 +87,8 @@ void ExpertFeedForward::Down(ActivationType activations, const Experts& experts)
   output_.Reserve(token_of_.size() * dim);
   products_.clear();
   for (const Group& group : groups_) {
-    products_.push_back({experts.down.Of(group.expert), experts.down.BiasOf(group.expert),
-                         output_.data() + group.first * dim, dim});
+    products_.push_back(
+        experts.down.ProductOf(group.expert, output_.data() + group.first * dim, dim));
   }
   inputs_.clear();
   for (size_t i = 0; i < groups_.size(); ++i) {

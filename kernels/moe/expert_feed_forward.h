@@ -22,15 +22,15 @@ namespace gguf_offload {
 
 // One matrix of each expert, one after the other; or anywhere.
 struct ExpertMatrices {
-  WeightMatrix first;  // that of expert 0: (rows, cols)
-  const float* bias;   // (experts, rows), or null
+  WeightMatrix first;           // that of expert 0: (rows, cols)
+  const float* bias = nullptr;  // (experts, rows), or null
   // (experts) Where the matrices are, of those that tokens go to; null: one after the other.
   const uint8_t* const* each = nullptr;
+  int64_t stride = 0;            // bytes from one to the next; 0: side by side
+  const float* scale = nullptr;  // (experts) factors of the products, ahead of the bias, or null
 
-  WeightMatrix Of(int expert) const;
-  const float* BiasOf(int expert) const {
-    return bias == nullptr ? nullptr : bias + expert * first.rows;
-  }
+  // The product with the matrix of `expert`, which goes to y.
+  MatMulOutput ProductOf(int expert, float* y, int64_t y_stride) const;
 };
 
 // Owns the working memory, which grows to what the largest call needs. Thread compatible. The pool

@@ -141,11 +141,14 @@ void ExpertFeedForward::MultiplyInner(const float* x, int64_t x_stride,
       MultiplyExpertsHalf(products, half_x, x_scale, of.order, of.tiles, stream);
     });
   }
-  if (experts.activation == ExpertActivation::kClampedSwiGlu) {
-    ClampedSwiGlu(gate, stride, up, stride, kClampedSwiGluAlpha, kClampedSwiGluLimit, pairs, width,
-                  gate, stride, h, stream);
-  } else {
-    SwiGlu(gate, stride, up, stride, pairs, width, gate, stride, h, stream);
+  switch (experts.activation) {
+    case ExpertActivation::kSwiGlu:
+      return SwiGlu(gate, stride, up, stride, pairs, width, gate, stride, h, stream);
+    case ExpertActivation::kClampedSwiGlu:
+      return ClampedSwiGlu(gate, stride, up, stride, kClampedSwiGluAlpha, kClampedSwiGluLimit,
+                           pairs, width, gate, stride, h, stream);
+    case ExpertActivation::kSilu:
+      return Silu(gate, stride, pairs, width, gate, stride, h, stream);
   }
 }
 

@@ -44,29 +44,35 @@ struct Layer {
         down_bias(MakeActivations(1, kExperts * kDim, kExperts * kDim, 6)),
         device_gate_bias(gate_bias),
         device_up_bias(up_bias),
-        device_down_bias(down_bias) {}
+        device_down_bias(down_bias),
+        scale(MakeActivations(1, kExperts, kExperts, 7)),
+        device_scale(scale) {}
 
   ExpertFeedForward::Experts experts() {
     const auto bias = [this](DeviceArray<float>& array) {
       return with_bias ? array.data() : nullptr;
     };
-    return {{gate.type, kWidth, kDim, bias(device_gate_bias), gate.blocks->data()},
-            {up.type, kWidth, kDim, bias(device_up_bias), up.blocks->data()},
-            {down.type, kDim, kWidth, bias(device_down_bias), down.blocks->data()},
-            activation};
+    ExpertFeedForward::Experts experts = {
+        {gate.type, kWidth, kDim, bias(device_gate_bias), gate.blocks->data()},
+        {up.type, kWidth, kDim, bias(device_up_bias), up.blocks->data()},
+        {down.type, kDim, kWidth, bias(device_down_bias), down.blocks->data()},
+        activation};
+    if (with_bias) experts.up.scale = experts.down.scale = device_scale.data();
+    return experts;
   }
 
-  // y = W x + b of one expert, in float64.
+  // y = s W x + b of one expert, in float64; only the gate has no scale.
   std::vector<double> Product(const DeviceMatrix& matrix, const std::vector<float>& bias,
                               int64_t rows, int64_t cols, int expert,
                               const std::vector<double>& x) const {
     std::vector<double> y(rows);
     for (int64_t r = 0; r < rows; ++r) {
-      double sum = with_bias ? bias[expert * rows + r] : 0;
+      double sum = 0;
       for (int64_t c = 0; c < cols; ++c) {
         sum += double{matrix.values[(expert * rows + r) * cols + c]} * x[c];
       }
-      y[r] = sum;
+      if (with_bias && &matrix != &gate) sum *= scale[expert];
+      y[r] = sum + (with_bias ? bias[expert * rows + r] : 0);
     }
     return y;
   }
@@ -81,7 +87,8 @@ struct Layer {
             std::clamp(u[i], -double{kClampedSwiGluLimit}, double{kClampedSwiGluLimit});
         g[i] = a / (1 + std::exp(-kClampedSwiGluAlpha * a)) * (b + 1);
       } else {
-        g[i] = g[i] / (1 + std::exp(-g[i])) * u[i];
+        const double factor = activation == ExpertActivation::kSilu ? 1 : u[i];
+        g[i] = g[i] / (1 + std::exp(-g[i])) * factor;
       }
     }
     return Product(down, down_bias, kDim, kWidth, expert, g);
@@ -92,6 +99,8 @@ struct Layer {
   ExpertActivation activation;
   std::vector<float> gate_bias, up_bias, down_bias;
   DeviceArray<float> device_gate_bias, device_up_bias, device_down_bias;
+  std::vector<float> scale;  // (kExperts)
+  DeviceArray<float> device_scale;
 };
 
 struct Step {
@@ -221,6 +230,13 @@ TEST_F(ExpertFeedForwardCudaTest, AddsWhatTheDefinitionSays) {
 TEST_F(ExpertFeedForwardCudaTest, BiasesAndTheClampedActivation) {
   Layer layer(TensorType::kQ8_0, TensorType::kQ8_0, TensorType::kMXFP4, true,
               ExpertActivation::kClampedSwiGlu);
+  for (int rows : {1, 11}) Check(layer, {rows, 32, 32}, kInt8Tolerance);
+  Check(layer, {11, 4, 8}, kHalfTolerance);
+}
+
+TEST_F(ExpertFeedForwardCudaTest, ExpertsWithoutGates) {
+  Layer layer(TensorType::kQ8_0, TensorType::kQ8_0, TensorType::kQ4_0, true,
+              ExpertActivation::kSilu);
   for (int rows : {1, 11}) Check(layer, {rows, 32, 32}, kInt8Tolerance);
   Check(layer, {11, 4, 8}, kHalfTolerance);
 }

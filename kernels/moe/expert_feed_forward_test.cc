@@ -20,16 +20,19 @@ using quant::GoldenBlocks;
 constexpr int kExperts = 11, kUsed = 3;
 constexpr int64_t kDim = 256, kWidth = 512;
 
-// The matrices of all experts, their values and, if wanted, biases.
+// The matrices of all experts, their values and, if wanted, biases and scales.
 struct Bank {
   std::vector<uint8_t> blocks;
   std::vector<float> values;  // (experts, rows, cols)
   std::vector<float> bias;    // (experts, rows), or empty
+  std::vector<float> scale;   // (experts), or empty
   int64_t rows, cols;
   quant::TensorType type;
 
   ExpertMatrices matrices() const {
-    return {{type, blocks.data(), rows, cols}, bias.empty() ? nullptr : bias.data()};
+    return {.first = {type, blocks.data(), rows, cols},
+            .bias = bias.empty() ? nullptr : bias.data(),
+            .scale = scale.empty() ? nullptr : scale.data()};
   }
 };
 
@@ -61,7 +64,10 @@ Bank MakeBank(const GoldenBlocks* golden, int64_t rows, int64_t cols, bool bias,
       bank.values.insert(bank.values.end(), values, values + golden->block_elements);
     }
   }
-  if (bias) bank.bias = RandomValues(kExperts * rows, 0.5f, seed + 1);
+  if (bias) {
+    bank.bias = RandomValues(kExperts * rows, 0.5f, seed + 1);
+    bank.scale = RandomValues(kExperts, 1.0f, seed + 2);
+  }
   return bank;
 }
 
@@ -96,8 +102,9 @@ std::vector<double> Product(const Bank& bank, int expert, const std::vector<doub
   std::vector<double> y(bank.rows);
   for (int64_t row = 0; row < bank.rows; ++row) {
     const float* w = &bank.values[(expert * bank.rows + row) * bank.cols];
-    if (!bank.bias.empty()) y[row] = bank.bias[expert * bank.rows + row];
     for (int64_t c = 0; c < bank.cols; ++c) y[row] += double{w[c]} * x[c];
+    if (!bank.scale.empty()) y[row] *= bank.scale[expert];
+    if (!bank.bias.empty()) y[row] += bank.bias[expert * bank.rows + row];
   }
   return y;
 }
@@ -111,8 +118,9 @@ std::vector<double> Oracle(const Layer& layer, const ChosenExperts& chosen, int 
     std::vector<double> gate = Product(layer.gate, expert, {x, x + kDim});
     const std::vector<double> up = Product(layer.up, expert, {x, x + kDim});
     for (int64_t c = 0; c < kWidth; ++c) {
-      if (layer.activation == ExpertActivation::kSwiGlu) {
-        gate[c] = gate[c] / (1 + std::exp(-gate[c])) * up[c];
+      if (layer.activation != ExpertActivation::kClampedSwiGlu) {
+        const bool gated = layer.activation == ExpertActivation::kSwiGlu;
+        gate[c] = gate[c] / (1 + std::exp(-gate[c])) * (gated ? up[c] : 1);
       } else {
         const double g = std::min(gate[c], 7.0), u = std::clamp(up[c], -7.0, 7.0);
         gate[c] = g / (1 + std::exp(-1.702 * g)) * (u + 1);
@@ -130,7 +138,7 @@ TEST(ExpertFeedForwardTest, AddsWhatTheChosenExpertsSay) {
   MatMul matmul(pool);
   ExpertFeedForward experts(pool, matmul);
   for (ExpertActivation activation :
-       {ExpertActivation::kSwiGlu, ExpertActivation::kClampedSwiGlu}) {
+       {ExpertActivation::kSwiGlu, ExpertActivation::kClampedSwiGlu, ExpertActivation::kSilu}) {
     const Layer layer =
         MakeLayer(nullptr, activation == ExpertActivation::kClampedSwiGlu, activation);
     for (int n : {kTokens, 1}) {
@@ -155,6 +163,30 @@ TEST(ExpertFeedForwardTest, AddsWhatTheChosenExpertsSay) {
       }
     }
   }
+}
+
+TEST(ExpertFeedForwardTest, GateAndUpMayAlternateInMemory) {
+  ThreadPool pool(2);
+  MatMul matmul(pool);
+  ExpertFeedForward experts(pool, matmul);
+  const Layer layer = MakeLayer(nullptr, true, ExpertActivation::kSwiGlu);
+  const size_t bytes = kWidth * kDim * sizeof(float);
+  std::vector<uint8_t> merged(2 * kExperts * bytes);
+  for (int expert = 0; expert < kExperts; ++expert) {
+    std::memcpy(&merged[2 * expert * bytes], &layer.gate.blocks[expert * bytes], bytes);
+    std::memcpy(&merged[(2 * expert + 1) * bytes], &layer.up.blocks[expert * bytes], bytes);
+  }
+  ExpertFeedForward::Experts alternating = layer.experts();
+  alternating.gate.first.data = merged.data();
+  alternating.up.first.data = merged.data() + bytes;
+  alternating.gate.stride = alternating.up.stride = 2 * bytes;
+  const ChosenExperts chosen = RandomChoice(5, 4);
+  const std::vector<float> x = RandomValues(5 * kDim, 1.0f, 5);
+  std::vector<float> out(5 * kDim), expected(5 * kDim);
+  experts.AddTo(expected.data(), kDim, x.data(), kDim, ActivationType::kInt8, chosen,
+                layer.experts());
+  experts.AddTo(out.data(), kDim, x.data(), kDim, ActivationType::kInt8, chosen, alternating);
+  EXPECT_EQ(out, expected);
 }
 
 TEST(ExpertFeedForwardTest, ATokenDoesNotDependOnTheOthersOrOnThreads) {

@@ -150,12 +150,13 @@ __global__ void __launch_bounds__(kExpertMatMulThreads, 2)
   float* const y = launch.products.y[matrix];
   const float* bias =
       matrices.bias == nullptr ? nullptr : matrices.bias + tile.expert * matrices.rows;
+  const float expert_scale = matrices.scale == nullptr ? 1.0f : matrices.scale[tile.expert];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int index = warp_pair + 8 * i + g;
     if (index >= tile.count) continue;
     const int64_t pair = pairs[index];
-    const float scale = launch.row_scale[pair / launch.products.pairs_per_row];
+    const float scale = launch.row_scale[pair / launch.products.pairs_per_row] * expert_scale;
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
 #pragma unroll

@@ -25,6 +25,10 @@ struct ExpertMatrices {
   int64_t slot_stride = 0;         // a multiple of 16
   int file_phase = 0;              // address modulo 16 of expert 0 in the file
 
+  // Bytes from one expert's matrix to the next, in the file and without slots; 0: side by side.
+  int64_t stride = 0;
+  const float* scale = nullptr;  // (experts) factors of the products, ahead of the bias, or null
+
   int64_t matrix_bytes() const {
     return rows * static_cast<int64_t>(quant::RowBytes(quant::FormatOf(type), cols));
   }
@@ -37,7 +41,7 @@ struct ExpertMatrices {
 // ahead of it.
 __device__ __forceinline__ const uint8_t* MatrixOf(const ExpertMatrices& matrices, int expert,
                                                    int64_t bytes) {
-  const int64_t offset = expert * bytes;
+  const int64_t offset = expert * (matrices.stride != 0 ? matrices.stride : bytes);
   if (matrices.slots == nullptr) return matrices.data + offset;
   return matrices.data + __ldcg(&matrices.slots[expert]) * matrices.slot_stride +
          ((matrices.file_phase + offset) & 15);

@@ -62,6 +62,7 @@ __device__ __forceinline__ void FinishExpertMatVec(const ExpertMatVecLaunch& lau
   const int64_t row = first_row + lane / kColumns;
   const int column = lane % kColumns;
   if (lane >= kSums || row >= end_row || column >= tile.count) return;
+  if (matrices.scale != nullptr) sum *= matrices.scale[tile.expert];
   if (matrices.bias != nullptr) sum += matrices.bias[tile.expert * matrices.rows + row];
   if (kColumns == 1 && launch.products.sum.out != nullptr) {
     launch.products.sum.out[row] = of_sum.With(sum);

@@ -33,6 +33,7 @@ struct RoutingRule {
 enum class ExpertActivation {
   kSwiGlu,         // silu(gate) * up
   kClampedSwiGlu,  // see kernels/ops/activation.h; with the constants below
+  kSilu,           // silu(gate), without regard to up: of experts that have one inner product
 };
 
 // Of gpt-oss, which are not in its files.

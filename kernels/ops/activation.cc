@@ -45,6 +45,13 @@ struct SwiGluStep {
   }
 };
 
+struct SiluStep {
+  template <class D, class V>
+  HWY_INLINE V operator()(D d, V x, V) const {
+    return Swish(d, x, hn::Set(d, 1.0f));
+  }
+};
+
 struct ClampedSwiGluStep {
   float alpha;
   float limit;
@@ -65,6 +72,8 @@ void SwiGluRow(const float* gate, const float* up, size_t dim, float* out) {
   ForEachElement(gate, up, dim, out, SwiGluStep());
 }
 
+void SiluRow(const float* x, size_t dim, float* out) { ForEachElement(x, x, dim, out, SiluStep()); }
+
 void ClampedSwiGluRow(const float* gate, const float* up, float alpha, float limit, size_t dim,
                       float* out) {
   ForEachElement(gate, up, dim, out, ClampedSwiGluStep{alpha, limit});
@@ -79,6 +88,7 @@ namespace gguf_offload {
 
 HWY_EXPORT(SwiGluRow);
 HWY_EXPORT(ClampedSwiGluRow);
+HWY_EXPORT(SiluRow);
 
 void SwiGlu(const float* gate, size_t gate_stride, const float* up, size_t up_stride, size_t n,
             size_t dim, float* out, size_t out_stride, ThreadPool& pool) {
@@ -98,6 +108,16 @@ void ClampedSwiGlu(const float* gate, size_t gate_stride, const float* up, size_
     for (size_t row = begin; row < end; ++row) {
       row_function(gate + row * gate_stride, up + row * up_stride, alpha, limit, dim,
                    out + row * out_stride);
+    }
+  });
+}
+
+void Silu(const float* x, size_t x_stride, size_t n, size_t dim, float* out, size_t out_stride,
+          ThreadPool& pool) {
+  const auto row_function = HWY_DYNAMIC_DISPATCH(SiluRow);
+  ForEachRowChunk(n, dim, pool, [&](size_t begin, size_t end) {
+    for (size_t row = begin; row < end; ++row) {
+      row_function(x + row * x_stride, dim, out + row * out_stride);
     }
   });
 }

@@ -96,4 +96,9 @@ void ClampedSwiGlu(const float* gate, int64_t gate_stride, const float* up, int6
          ClampedSwiGluStep{alpha, limit}, stream);
 }
 
+void Silu(const float* x, int64_t x_stride, int rows, int cols, float* out, int64_t out_stride,
+          const QuantizedRows& quantized, cudaStream_t stream) {
+  Launch({x, x_stride, x, x_stride, rows, cols, out, out_stride, quantized}, SiluStep(), stream);
+}
+
 }  // namespace gguf_offload::cuda

@@ -1,4 +1,4 @@
-// Gated activations of feed-forward layers on the GPU; see activation.h for what is computed.
+// Activations of feed-forward layers on the GPU; see activation.h for what is computed.
 //
 // All pointers are device memory, strides are in elements; 16-byte aligned rows are fastest. `out`
 // may be `gate` or `up`, or null where `quantized` is enough. Where `quantized.q` is not null, cols
@@ -29,6 +29,12 @@ void ClampedSwiGlu(const float* gate,  // (rows, cols), rows gate_stride apart
                    int64_t up_stride, float alpha, float limit, int rows, int cols,
                    float* out,  // (rows, cols), rows out_stride apart
                    int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
+
+// out = x * sigmoid(x)
+void Silu(const float* x,  // (rows, cols), rows x_stride apart
+          int64_t x_stride, int rows, int cols,
+          float* out,  // (rows, cols), rows out_stride apart; may be x
+          int64_t out_stride, const QuantizedRows& quantized, cudaStream_t stream);
 
 }  // namespace gguf_offload::cuda
 

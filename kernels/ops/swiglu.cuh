@@ -9,6 +9,10 @@ __device__ __forceinline__ float Swish(float x, float alpha) {
   return x / (1.0f + expf(-alpha * x));
 }
 
+struct SiluStep {
+  __device__ __forceinline__ float operator()(float x, float) const { return Swish(x, 1.0f); }
+};
+
 struct SwiGluStep {
   __device__ __forceinline__ float operator()(float gate, float up) const {
     return Swish(gate, 1.0f) * up;

@@ -131,7 +131,8 @@ ExpertCache::Origin ExpertCache::OriginOf(int layer, const Weight& gate, const W
   for (int i = 0; i < 3; ++i) {
     origin.sources[i] = {.data = weights[i]->data,
                          .bytes = static_cast<int64_t>(plan.matrix_bytes[i]),
-                         .offset = static_cast<int64_t>(plan.offsets[i])};
+                         .offset = static_cast<int64_t>(plan.offsets[i]),
+                         .stride = weights[i]->stride()};
     origin.expert_bytes += origin.sources[i].bytes;
   }
   return origin;

@@ -47,17 +47,19 @@ void CudaBackend::AddExperts(Matrix residual, Matrix x, const ExpertBank& bank) 
   RunPending();
   RunDeferredNorm();
   const std::vector<cuda::ReadAhead> ahead = std::exchange(after_experts_, {});
-  const auto matrices = [](const Weight& weight, const Weight& bias) {
+  const auto matrices = [](const Weight& weight) {
     return cuda::ExpertMatrices{.type = weight.type,
                                 .rows = weight.rows,
                                 .cols = weight.columns,
-                                .bias = bias.floats(),
-                                .data = weight.data};
+                                .bias = weight.bias,
+                                .data = weight.data,
+                                .stride = weight.stride(),
+                                .scale = weight.scale};
   };
   const int layer = bank.gate.expert_layer;
-  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate, bank.gate_bias),
-                                              .up = matrices(bank.up, bank.up_bias),
-                                              .down = matrices(bank.down, bank.down_bias),
+  cuda::ExpertFeedForward::Experts experts = {.gate = matrices(bank.gate),
+                                              .up = matrices(bank.up),
+                                              .down = matrices(bank.down),
                                               .activation = bank.activation,
                                               .uses = expert_cache_->uses(layer)};
   cuda::QuantizedRows quantized;

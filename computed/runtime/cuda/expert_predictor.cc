@@ -106,14 +106,14 @@ bool ExpertPredictor::Begin(int layer, const Matrix& residual, const int32_t* po
                 normed.rows, normed.columns, normed.data, normed.stride, quantized, stream_);
   cudaEventRecord(read_, stream_);
   const Weight& router = guessed_->router;
-  const cuda::MatMulOutput output = {
-      .type = router.type,
-      .weight = router.data,
-      .rows = router.rows,
-      .cols = router.columns,
-      .bias = guessed_->router_bias ? guessed_->router_bias.floats() : nullptr,
-      .y = logits_.data,
-      .y_stride = logits_.stride};
+  const cuda::MatMulOutput output = {.type = router.type,
+                                     .weight = router.data,
+                                     .rows = router.rows,
+                                     .cols = router.columns,
+                                     .bias = router.bias,
+                                     .y = logits_.data,
+                                     .y_stride = logits_.stride,
+                                     .scale = router.scale};
   [[maybe_unused]] const char* const error =
       matmul_->Run(normed.data, normed.stride, normed.rows, quantizes, {&output, 1}, stream_);
   assert(error == nullptr);  // the plan has seen the router's type and shape

@@ -20,9 +20,10 @@ cuda::MatMulOutput OutputOf(const Projection& projection) {
           .weight = weight.data,
           .rows = weight.rows,
           .cols = weight.columns,
-          .bias = projection.bias ? projection.bias.floats() : nullptr,
+          .bias = weight.bias,
           .y = projection.output.data,
-          .y_stride = projection.output.stride};
+          .y_stride = projection.output.stride,
+          .scale = weight.scale};
 }
 
 }  // namespace
