@@ -7,11 +7,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/log/log.h"
 #include "kernels/quant/simd_target_name.h"
+#include "weightd/client/verify_weights.h"
 
 namespace gguf_offload {
 namespace {
+
+// How long the weights may take to be hashed after logits that were not numbers.
+constexpr absl::Duration kVerifyPatience = absl::Seconds(30);
 
 std::string WorkerName() {
   char host[256] = "localhost";
@@ -30,16 +35,19 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Create(WorkerOptio
   return worker;
 }
 
+WeightSource::Options WorkerProcess::WeightsOptions() const {
+  return {.address = options_.weights,
+          .model = options_.model,
+          .worker = WorkerName(),
+          .credentials = options_.credentials,
+          .server_name = options_.server_name,
+          .attach_timeout = options_.attach_timeout,
+          .log = [](std::string_view line) { Log(LogLevel::kInfo, line); },
+          .counters = options_.source_counters};
+}
+
 absl::Status WorkerProcess::LoadModel() {
-  absl::StatusOr<std::unique_ptr<WeightSource>> source =
-      WeightSource::Attach({.address = options_.weights,
-                            .model = options_.model,
-                            .worker = WorkerName(),
-                            .credentials = options_.credentials,
-                            .server_name = options_.server_name,
-                            .attach_timeout = options_.attach_timeout,
-                            .log = [](std::string_view line) { Log(LogLevel::kInfo, line); },
-                            .counters = options_.source_counters});
+  absl::StatusOr<std::unique_ptr<WeightSource>> source = WeightSource::Attach(WeightsOptions());
   if (!source.ok()) return source.status();
   source_ = *std::move(source);
   const v1::Manifest& manifest = source_->manifest();
@@ -50,6 +58,9 @@ absl::Status WorkerProcess::LoadModel() {
   absl::StatusOr<ModelTensors> tensors = ResolveTensors(*architecture_, manifest);
   if (!tensors.ok()) return tensors.status();
   tensors_ = *std::move(tensors);
+  for (const std::string& unused : tensors_.unused) {
+    Log(LogLevel::kInfo, "tensors are not used", {{"which", unused}});
+  }
 
   // Both take a good part of a second.
   std::future<absl::StatusOr<std::unique_ptr<Tokenizer>>> vocabulary =
@@ -113,6 +124,10 @@ absl::Status WorkerProcess::StartSession() {
           .max_waiting = options_.max_waiting,
           .on_requests =
               [this](std::vector<std::string> ids) { source_->SetRequestIds(std::move(ids)); },
+          .verify_weights =
+              [this] {
+                return VerifyWeights(WeightsOptions(), absl::Now() + kVerifyPatience);
+              },
           .events = options_.events},
       *forward_, tokenizer_.get(), [this] { return source_->CheckIntact(); }, &trace_);
 

@@ -45,6 +45,7 @@ class WorkerProcess {
 
  private:
   explicit WorkerProcess(WorkerOptions options) : options_(std::move(options)) {}
+  WeightSource::Options WeightsOptions() const;
   absl::Status LoadModel();
   absl::StatusOr<std::unique_ptr<Engine>> CreateEngine();
   absl::Status StartSession();

@@ -204,6 +204,8 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry& registry)
       next_token_seconds_(HistogramFamily(registry, "gguf_offload_computed_inter_token_seconds",
                                           "Time from one token of a request to the next.")
                               .Add({}, kStepBuckets)),
+      unusable_logits_(AddCounter(registry, "gguf_offload_computed_unusable_logits_total",
+                                  "Requests that failed because their logits were not numbers.")),
       prompt_tokens_(AddCounter(registry, "gguf_offload_computed_prompt_tokens_total",
                                 "Tokens of prompts that have been processed.")),
       generated_tokens_(AddCounter(registry, "gguf_offload_computed_generated_tokens_total",
@@ -251,6 +253,8 @@ void WorkerMetrics::OnRejected(Rejection why) { rejected_[static_cast<size_t>(wh
 void WorkerMetrics::OnAdmitted(absl::Duration queued) {
   queue_seconds_.Observe(absl::ToDoubleSeconds(queued));
 }
+
+void WorkerMetrics::OnUnusableLogits() { unusable_logits_.Increment(); }
 
 void WorkerMetrics::OnStep(const Step& step) {
   steps_[step.status.ok() ? 0 : 1]->Increment();

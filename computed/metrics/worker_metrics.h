@@ -33,6 +33,7 @@ class WorkerMetrics final : public SessionEvents, public prometheus::Collectable
   void OnRejected(Rejection why) override;
   void OnAdmitted(absl::Duration queued) override;
   void OnStep(const Step& step) override;
+  void OnUnusableLogits() override;
   void OnFirstToken(absl::Duration since_submitted) override;
   void OnNextToken(absl::Duration since_last) override;
   void OnFinished(Request::Kind kind, const absl::Status& status, const RequestResult& result,
@@ -49,6 +50,7 @@ class WorkerMetrics final : public SessionEvents, public prometheus::Collectable
   prometheus::Histogram& queue_seconds_;
   prometheus::Histogram& first_token_seconds_;
   prometheus::Histogram& next_token_seconds_;
+  prometheus::Counter& unusable_logits_;
   prometheus::Counter& prompt_tokens_;
   prometheus::Counter& generated_tokens_;
   prometheus::Counter* steps_[2];  // ok, failed

@@ -24,10 +24,10 @@
 
 namespace gguf_offload {
 
-// One of several products with the same input: output = input * weight^T + bias.
+// One of several products with the same input: output = input * weight^T, with the weight's scale
+// and bias.
 struct Projection {
   const Weight& weight;  // (output columns, input columns)
-  const Weight& bias;    // (output columns), may be absent
   Matrix output;         // (rows, output columns)
 };
 
@@ -66,12 +66,9 @@ struct AttentionSpec {
 
 // The experts of a layer: expert e is down[e] (activation(gate[e] x, up[e] x)).
 struct ExpertBank {
-  const Weight& gate;       // (experts, feed_forward, embedding)
-  const Weight& up;         // (experts, feed_forward, embedding)
-  const Weight& down;       // (experts, embedding, feed_forward)
-  const Weight& gate_bias;  // (experts, feed_forward), float32; may be absent like the next two
-  const Weight& up_bias;    // (experts, feed_forward), float32
-  const Weight& down_bias;  // (experts, embedding), float32
+  const Weight& gate;  // (experts, feed_forward, embedding)
+  const Weight& up;    // (experts, feed_forward, embedding)
+  const Weight& down;  // (experts, embedding, feed_forward)
   ExpertActivation activation = ExpertActivation::kSwiGlu;
 };
 
@@ -80,8 +77,7 @@ struct ExpertRoute {
   const Weight& norm;            // (embedding)
   float epsilon = 0;             // of the norm
   const Weight& router;          // (experts, embedding)
-  const Weight& router_bias;     // (experts); may be absent like the next one
-  const Weight& selection_bias;  // (experts), see ChooseExperts
+  const Weight& selection_bias;  // (experts), may be absent; see ChooseExperts
   const RoutingRule& rule;
   const Weight& gate;  // like those of an ExpertBank
   const Weight& up;
@@ -186,7 +182,7 @@ class Backend {
   // Waits until everything is done.
   virtual absl::Status Synchronize() = 0;
   // After Synchronize, until the next step: where in row `row` of the logits the largest value is,
-  // the first of equals; NaN counts as minus infinity.
+  // the first of equals; -1 if one is NaN or plus infinity, or all are minus infinity.
   virtual int32_t LargestOf(int row) = 0;
   // A row that was fetched; the caller may overwrite it.
   virtual std::span<float> HostRow(int row) = 0;

@@ -125,9 +125,10 @@ void CpuBackend::Project(Matrix input, std::span<const Projection> projections) 
   for (const Projection& projection : projections) {
     const Weight& weight = projection.weight;
     outputs_.push_back({.weight = {weight.type, weight.data, weight.rows, weight.columns},
-                        .bias = projection.bias ? projection.bias.floats() : nullptr,
+                        .bias = weight.bias,
                         .y = projection.output.data,
-                        .y_stride = projection.output.stride});
+                        .y_stride = projection.output.stride,
+                        .scale = weight.scale});
   }
   matmul_.Run(activations_, input.data, input.stride, input.rows, outputs_);
 }
@@ -206,6 +207,8 @@ void CpuBackend::GatherLogitRows(Matrix x, Matrix out) {
   }
 }
 
-int32_t CpuBackend::LargestOf(int row) { return gguf_offload::ArgMax(HostRow(row)); }
+int32_t CpuBackend::LargestOf(int row) {
+  return CanChooseBy(HostRow(row)) ? gguf_offload::ArgMax(HostRow(row)) : -1;
+}
 
 }  // namespace gguf_offload

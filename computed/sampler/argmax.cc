@@ -34,4 +34,12 @@ int32_t ArgMax(std::span<const float> logits) {
   return 0;
 }
 
+bool CanChooseBy(std::span<const float> logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  // Whole vectors at a time; the comparison is false for NaN.
+  int bad = 0;
+  for (const float logit : logits) bad |= !(logit < kInfinity);
+  return bad == 0 && MaxLogit(logits) > -kInfinity;
+}
+
 }  // namespace gguf_offload

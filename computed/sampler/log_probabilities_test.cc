@@ -53,6 +53,23 @@ TEST(LogProbabilitiesTest, OddInputs) {
   EXPECT_EQ(LogProbabilities(std::vector<float>{kNaN, -kInf}, 0, 1).chosen.log_probability, -kInf);
 }
 
+TEST(CanChooseByTest, WantsNumbers) {
+  std::vector<float> logits(70, -1.0f);
+  EXPECT_TRUE(CanChooseBy(logits));
+  for (size_t i = 0; i < logits.size(); ++i) {
+    for (const float bad : {kNaN, kInf}) {
+      std::vector<float> damaged = logits;
+      damaged[i] = bad;
+      EXPECT_FALSE(CanChooseBy(damaged)) << i;
+    }
+    std::vector<float> masked(logits.size(), -kInf);
+    EXPECT_FALSE(CanChooseBy(masked));
+    masked[i] = -3e38f;
+    EXPECT_TRUE(CanChooseBy(masked));
+  }
+  EXPECT_FALSE(CanChooseBy({}));
+}
+
 TEST(ArgMaxTest, IgnoresNaN) {
   EXPECT_EQ(ArgMax(std::vector<float>{kNaN, -2.0f, kNaN, -1.0f}), 3);
   EXPECT_EQ(ArgMax(std::vector<float>{kNaN}), 0);

@@ -20,7 +20,9 @@ namespace gguf_offload {
 
 // What a step says about one row whose logits were wanted.
 struct RowLogits {
-  int32_t largest = 0;      // the token with the largest logit, the first of equals
+  // The token with the largest logit, the first of equals; -1 if no token can be chosen because one
+  // logit is NaN or plus infinity, or all are minus infinity.
+  int32_t largest = 0;
   std::span<float> values;  // (vocabulary) where they were wanted, else empty; may be overwritten
 };
 

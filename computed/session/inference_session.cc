@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/log/log.h"
 #include "kernels/attention/kv_cache.h"
 
 namespace gguf_offload {
@@ -27,10 +28,10 @@ InferenceSession::~InferenceSession() {
     stopping_ = true;
   }
   thread_.join();
+  if (verifying_.joinable()) verifying_.join();
 }
 
-absl::Status InferenceSession::Validate(const Request& request,
-                                        SessionEvents::Rejection* why) const {
+absl::Status InferenceSession::Fit(Request& request, SessionEvents::Rejection* why) const {
   const auto error = [](const auto&... parts) {
     return absl::InvalidArgumentError(absl::StrCat(parts...));
   };
@@ -41,14 +42,25 @@ absl::Status InferenceSession::Validate(const Request& request,
     }
   }
   *why = SessionEvents::Rejection::kTooLong;
-  const int64_t longest = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
-  if (longest > options_.context_tokens) {
-    return error(request.prompt.size(), " prompt tokens and ", request.max_tokens,
-                 " tokens to generate exceed the context of ", options_.context_tokens, " tokens");
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const bool generates = request.kind == Request::Kind::kGenerate;
+  const int64_t pool = int64_t{options_.kv_pages} * kPageTokens;
+  // Something is generated, or the request makes no sense.
+  const int64_t least = prompt + (generates ? 1 : 0);
+  if (least > options_.context_tokens) {
+    return error(prompt, " prompt tokens", generates ? " and one to generate" : "",
+                 " exceed the context of ", options_.context_tokens, " tokens");
   }
-  if (PagesFor(request) > options_.kv_pages) {
-    return error("the request needs ", PagesFor(request), " KV cache pages of ", options_.kv_pages,
-                 " there are");
+  if (least > pool) {
+    return error("the request needs ", (least + kPageTokens - 1) / kPageTokens,
+                 " KV cache pages of ", options_.kv_pages, " there are");
+  }
+  if (!generates) return absl::OkStatus();
+  const int64_t room = std::min<int64_t>(options_.context_tokens, pool) - prompt;
+  if (request.max_tokens > room) {
+    // Whoever asks for more than there is asks for as much as possible; pages for all of it would
+    // leave none for others.
+    request.max_tokens = static_cast<int>(std::min<int64_t>(room, kMostUnaskedTokens));
   }
   return absl::OkStatus();
 }
@@ -70,7 +82,7 @@ absl::StatusOr<uint64_t> InferenceSession::Submit(Request request,
 absl::StatusOr<uint64_t> InferenceSession::Enqueue(Request request,
                                                    std::shared_ptr<RequestObserver> observer,
                                                    SessionEvents::Rejection* why) {
-  if (absl::Status status = Validate(request, why); !status.ok()) return status;
+  if (absl::Status status = Fit(request, why); !status.ok()) return status;
   absl::MutexLock lock(&mutex_);
   *why = SessionEvents::Rejection::kDraining;
   if (draining_) return absl::UnavailableError("the worker is draining");
@@ -178,6 +190,9 @@ void InferenceSession::DropEnded() {
   };
   std::vector<std::unique_ptr<Sequence>> ended;
   for (auto& sequence : running_) {
+    if (sequence->unusable_position().has_value() && verdict_.has_value()) {
+      sequence->End(UnusableLogits(*sequence));
+    }
     end_if_due(*sequence);
     if (now - sequence->last_progress > options_.stall_timeout) {
       sequence->End(absl::DeadlineExceededError("the client has stopped reading"));
@@ -235,7 +250,7 @@ void InferenceSession::BuildBatch() {
   logit_owners_.clear();
   logit_positions_.clear();
   for (auto& sequence : running_) {
-    if (!sequence->in_prompt()) AddRows(*sequence, 1);
+    if (!sequence->in_prompt() && !sequence->unusable_position()) AddRows(*sequence, 1);
   }
   // Beside texts that are being written, prompts get a part of a step, so that the texts flow.
   const int decoding = batch_.rows();
@@ -248,6 +263,7 @@ void InferenceSession::BuildBatch() {
     if (ready) sequence->last_progress = now;
     const int room = std::min(limit, options_.step_tokens) - batch_.rows();
     if (room <= 0 || !ready || !sequence->in_prompt()) continue;
+    if (sequence->unusable_position().has_value()) continue;
     int rows = std::min(room, sequence->remaining());
     if (sequence->request().kind == Request::Kind::kEvaluate) {
       rows = std::min(rows, evaluate_room);
@@ -282,10 +298,52 @@ void InferenceSession::AnnounceRequests() {
   options_.on_requests(std::move(ids));
 }
 
+absl::Status InferenceSession::UnusableLogits(const Sequence& sequence) const {
+  if (absl::IsDataLoss(*verdict_)) return *verdict_;
+  return absl::InternalError(absl::StrCat(
+      "step ", sequence.unusable_step,
+      " gave logits that are not numbers for the token at position ", *sequence.unusable_position(),
+      verdict_->ok() ? ""
+                     : absl::StrCat("; the weights could not be verified: ", verdict_->message())));
+}
+
+// Notes the sequences that the step had no use for, and has the weights compared if that has not
+// been done lately.
+void InferenceSession::ExamineLogits() {
+  bool found = false;
+  for (Sequence* sequence : batch_sequences_) {
+    if (!sequence->unusable_position().has_value() || sequence->unusable_step != 0) continue;
+    sequence->unusable_step = steps_;
+    found = true;
+    events_.OnUnusableLogits();
+    Log(LogLevel::kError, "logits are not numbers",
+        {{"step", steps_},
+         {"position", *sequence->unusable_position()},
+         {"request", sequence->request().id}});
+  }
+  if (!found) return;
+  if (options_.verify_weights == nullptr) verdict_ = absl::OkStatus();
+  if (options_.verify_weights == nullptr || verify_running_ || absl::Now() < verdict_until_) return;
+  verdict_.reset();
+  verify_running_ = true;
+  if (verifying_.joinable()) verifying_.join();  // it has ended
+  verifying_ = std::thread([this] {
+    absl::Status status = options_.verify_weights();
+    Log(status.ok() ? LogLevel::kInfo : LogLevel::kError, "the weights were verified",
+        {{"result", status}});
+    absl::MutexLock lock(&mutex_);
+    verdict_ = std::move(status);
+    verdict_until_ = absl::Now() + options_.verify_interval;
+    verify_running_ = false;
+    woken_ = true;
+  });
+}
+
 void InferenceSession::RunStep() {
   mutex_.Unlock();
   AnnounceRequests();
   step_start_ = absl::Now();
+  ++steps_;
   absl::Status status;
   weights_status_ = absl::OkStatus();
   {
@@ -321,6 +379,7 @@ void InferenceSession::FinishStep(const absl::Status& status) {
     }
     sequence.published = {sequence.processed(), sequence.generated()};
   }
+  if (status.ok()) ExamineLogits();
   events_.OnStep(step);
 }
 

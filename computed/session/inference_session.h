@@ -17,6 +17,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -37,6 +38,9 @@
 
 namespace gguf_offload {
 
+// Pages that are reserved for an answer whose length the request leaves open.
+inline constexpr int kMostUnaskedTokens = 4096;
+
 struct InferenceSessionOptions {
   int64_t vocabulary = 0;
   int context_tokens = 0;  // longest sequence, prompt and answer together
@@ -50,6 +54,12 @@ struct InferenceSessionOptions {
   std::function<void(std::vector<std::string> request_ids)> on_requests;
   // A step gives up after waiting this long for weights.
   absl::Duration weights_patience = absl::Seconds(30);
+  // Compares the weights with what they were, after a step whose logits were not numbers: DATA_LOSS
+  // if they have changed. Called on a thread of its own, at most one at a time; may be null. The
+  // session's destructor waits for it.
+  std::function<absl::Status()> verify_weights;
+  // How long the last comparison counts.
+  absl::Duration verify_interval = absl::Minutes(10);
   // A request whose client takes no more answers is dropped after this long.
   absl::Duration stall_timeout = absl::Seconds(60);
   // Told what happens. Not owned, must outlive the session; may be null.
@@ -116,10 +126,14 @@ class InferenceSession {
   void FinishStep(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AnnounceRequests();
+  void ExamineLogits() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What a sequence whose logits were not numbers ends with, once there is a verdict.
+  absl::Status UnusableLogits(const Sequence& sequence) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // Why a request cannot be run, and which kind of reason that is.
-  absl::Status Validate(const Request& request, SessionEvents::Rejection* why) const;
+  // Why a request cannot be run, and which kind of reason that is; or makes it fit: a max_tokens
+  // beyond the room in the context or the KV cache becomes that room, at most kMostUnaskedTokens.
+  absl::Status Fit(Request& request, SessionEvents::Rejection* why) const;
   absl::StatusOr<uint64_t> Enqueue(Request request, std::shared_ptr<RequestObserver> observer,
                                    SessionEvents::Rejection* why);
   int PagesFor(const Request& request) const;
@@ -149,7 +163,14 @@ class InferenceSession {
   std::vector<int> logit_positions_;        // parallel to batch_.logit_rows
   absl::Status weights_status_;
   absl::Time step_start_;
+  int64_t steps_ = 0;  // begun, the current one included
   std::vector<std::string> announced_ids_;
+
+  // What the last comparison of the weights said, and until when that counts.
+  std::optional<absl::Status> verdict_ ABSL_GUARDED_BY(mutex_);
+  absl::Time verdict_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  bool verify_running_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread verifying_;  // the session's thread begins and joins it, at last the destructor
 
   std::thread thread_;
 };

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -85,8 +88,9 @@ class Collector : public RequestObserver {
 
 class InferenceSessionTest : public ::testing::Test {
  protected:
-  void Start(InferenceSessionOptions options = {}) {
-    auto model = RunningModel::Create(kModel, {.activations = ActivationPrecision::kInt8});
+  void Start(InferenceSessionOptions options = {}, const std::string& path = kModel) {
+    auto model = RunningModel::Create(path, {.activations = ActivationPrecision::kInt8,
+                                             .kv_pages = std::max(64, options.kv_pages)});
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *std::move(model);
     options.vocabulary = model_->architecture->shape().vocabulary;
@@ -275,10 +279,101 @@ TEST_F(InferenceSessionTest, RefusesWhatCannotRun) {
   EXPECT_EQ(code(Generate({}, 1)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(Generate({512}, 1)), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code(Generate({-1}, 1)), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(code(Generate(kPrompt, 60)), absl::StatusCode::kInvalidArgument);
+  // No room for an answer.
+  EXPECT_EQ(code(Generate(std::vector<int32_t>(64, 1), 1)), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code(Generate(std::vector<int32_t>(65, 1), 1)), absl::StatusCode::kInvalidArgument);
   Request nan = Generate(kPrompt, 1);
   nan.sampling.temperature = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(code(nan), absl::StatusCode::kInvalidArgument);
+  ExpectNothingHeld();
+}
+
+TEST_F(InferenceSessionTest, AnswersEndWhereThereIsNoMoreRoom) {
+  // 3 pages hold 96 tokens, the context 80; then one page less.
+  for (const auto& [pages, room] : {std::pair(3, 80), std::pair(2, 64)}) {
+    session_.reset();
+    Start({.context_tokens = 80, .kv_pages = pages});
+    for (const int max_tokens : {room - 12, room - 11, 1000, INT32_MAX}) {
+      auto collector = std::make_shared<Collector>();
+      ASSERT_TRUE(session_->Submit(Generate(kPrompt, max_tokens), collector).ok());
+      ASSERT_TRUE(collector->Wait().ok());
+      EXPECT_EQ(collector->tokens().size(), static_cast<size_t>(room) - kPrompt.size());
+      EXPECT_EQ(collector->result().finish_reason, FinishReason::kLength);
+    }
+    ExpectNothingHeld();
+  }
+}
+
+TEST_F(InferenceSessionTest, WhoAsksForAllLeavesPagesToOthers) {
+  Start({.context_tokens = 1 << 20, .kv_pages = 4 * kMostUnaskedTokens / 32});
+  auto endless = std::make_shared<Collector>();
+  auto id = session_->Submit(Generate(kPrompt, INT32_MAX), endless);
+  ASSERT_TRUE(id.ok());
+  endless->WaitForTokens(1);
+  EXPECT_LE(session_->kv_pages_used(), kMostUnaskedTokens / 32 + 1);
+  EXPECT_EQ(Alone(Generate(kPrompt, 3)).size(), 3u);
+  session_->Cancel(*id);
+  EXPECT_TRUE(absl::IsCancelled(endless->Wait()));
+}
+
+// Not among what the model answers below.
+constexpr int kPoison = 333;
+
+// A model in which the embedding of kPoison is not a number.
+std::string PoisonedModel() {
+  const std::string path = ::testing::TempDir() + "/poisoned.gguf";
+  const std::string good = "tests/testdata/golden/models/llama-f32.gguf";
+  std::filesystem::copy_file(good, path, std::filesystem::copy_options::overwrite_existing);
+  std::filesystem::permissions(path, std::filesystem::perms::owner_all);
+  auto source = FileWeightSource::Open(good, FileWeightSource::Mode::kShared);
+  EXPECT_TRUE(source.ok());
+  for (const v1::TensorInfo& tensor : (*source)->manifest().tensors()) {
+    if (tensor.name() != "token_embd.weight") continue;
+    EXPECT_EQ(tensor.type_name(), "F32");
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    file.seekp(tensor.offset() + kPoison * tensor.dimensions(0) * sizeof(float));
+    file.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+    return path;
+  }
+  ADD_FAILURE();
+  return path;
+}
+
+TEST_F(InferenceSessionTest, LogitsThatAreNotNumbersEndTheirRequestOnly) {
+  std::atomic<int> verified = 0;
+  absl::Status verdict;
+  Start({.verify_weights = [&]() -> absl::Status { return ++verified, verdict; }}, PoisonedModel());
+  const std::vector<int32_t> healthy = {5, 6, 8, 9}, poisoned = {5, 6, kPoison, 9};
+  const std::vector<int32_t> expected = Alone(Generate(healthy, 30));
+  auto good = std::make_shared<Collector>(), bad = std::make_shared<Collector>();
+  Request sampled = Generate(poisoned, 30);
+  sampled.sampling.temperature = 1;
+  ASSERT_TRUE(session_->Submit(Generate(healthy, 30), good).ok());
+  ASSERT_TRUE(session_->Submit(sampled, bad).ok());
+  const absl::Status failed = bad->Wait();
+  EXPECT_TRUE(absl::IsInternal(failed)) << failed;
+  EXPECT_NE(std::string(failed.message()).find("step "), std::string::npos) << failed;
+  EXPECT_TRUE(bad->tokens().empty());
+  EXPECT_TRUE(good->Wait().ok());
+  EXPECT_EQ(good->tokens(), expected);
+
+  Request evaluate = Generate(poisoned, 0);
+  evaluate.kind = Request::Kind::kEvaluate;
+  auto rows = std::make_shared<Collector>();
+  ASSERT_TRUE(session_->Submit(evaluate, rows).ok());
+  EXPECT_TRUE(absl::IsInternal(rows->Wait()));
+  EXPECT_EQ(rows->rows().size(), 2u);  // those before
+  EXPECT_EQ(verified, 1);              // the first time only
+  ExpectNothingHeld();
+
+  session_.reset();
+  verdict = absl::DataLossError("tensor x has changed");
+  Start({.verify_weights = [&]() -> absl::Status { return ++verified, verdict; }}, PoisonedModel());
+  auto damaged = std::make_shared<Collector>();
+  ASSERT_TRUE(session_->Submit(Generate(poisoned, 3), damaged).ok());
+  EXPECT_EQ(damaged->Wait(), verdict);
+  EXPECT_EQ(verified, 2);
   ExpectNothingHeld();
 }
 

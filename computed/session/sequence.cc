@@ -43,7 +43,11 @@ bool Sequence::WantsLogitValues() const {
 }
 
 void Sequence::TakeLogits(int position, const RowLogits& row) {
-  if (ended()) return;
+  if (ended() || unusable_position_.has_value()) return;
+  if (row.largest < 0) {
+    unusable_position_ = position;
+    return;
+  }
   if (request_.kind == Request::Kind::kEvaluate) {
     observer_->OnLogits(position, row.values);
     return;
@@ -95,6 +99,7 @@ void Sequence::AppendToken(int32_t token, std::span<const float> logits) {
 
 void Sequence::Advance(int rows) {
   processed_ += rows;
+  if (unusable_position_.has_value()) return;
   if (request_.kind == Request::Kind::kEvaluate && remaining() == 0) End(absl::OkStatus());
 }
 

@@ -46,8 +46,11 @@ class Sequence {
   // Whether the logits themselves are, not just the token with the largest one.
   bool WantsLogitValues() const;
   // Takes the logits of the token at `position`: chooses the next token or passes them on. May
-  // change them, and end the sequence.
+  // change them, and end the sequence. Where no token can be chosen, the sequence takes no part in
+  // steps from then on, until somebody ends it.
   void TakeLogits(int position, const RowLogits& row);
+  // The position whose logits were of no use.
+  std::optional<int> unusable_position() const { return unusable_position_; }
   // `rows` more tokens are in the KV cache now. May end the sequence.
   void Advance(int rows);
 
@@ -61,8 +64,9 @@ class Sequence {
   std::vector<int32_t> pages;  // of the KV cache, from admission on
   absl::Time submitted;
   absl::Time admitted = absl::InfiniteFuture();
-  absl::Time last_progress;  // when the observer was last ready
-  absl::Status abandoned;    // why somebody wants it to end, if somebody does
+  absl::Time last_progress;   // when the observer was last ready
+  absl::Status abandoned;     // why somebody wants it to end, if somebody does
+  int64_t unusable_step = 0;  // which step gave logits of no use; 0: none
   // Copies of processed() and generated() that other threads may read.
   struct {
     int processed = 0;
@@ -83,6 +87,7 @@ class Sequence {
   std::optional<TextStream> text_;
   std::vector<int32_t> tokens_;
   int processed_ = 0;
+  std::optional<int> unusable_position_;
   std::optional<absl::Status> end_status_;
   FinishReason finish_reason_ = FinishReason::kNone;
   int ended_by_token_ = 0;  // 1 if the last token is the end of the text, which is not counted

@@ -34,6 +34,8 @@ class SessionEvents {
   // A request has left the queue and runs.
   virtual void OnAdmitted(absl::Duration queued) {}
   virtual void OnStep(const Step& step) {}
+  // The logits of a request were not numbers: it fails.
+  virtual void OnUnusableLogits() {}
   // Generate: a token for the client has been chosen, the first after this long since the request
   // was submitted, or another after this long since the one before.
   virtual void OnFirstToken(absl::Duration since_submitted) {}

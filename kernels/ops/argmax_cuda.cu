@@ -10,9 +10,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kVectorsPerThread = 4;
 
-// Larger for larger values and, among equal values, for smaller indices.
+constexpr uint32_t kOrderOfMinusInfinity = 0x007fffff;
+
+// Larger for larger values and, among equal values, for smaller indices; largest for NaN and plus
+// infinity, whose index reads as -1.
 __device__ __forceinline__ unsigned long long Order(float value, uint32_t index) {
-  if (!(value > -INFINITY)) value = -INFINITY;
+  if (!(value < INFINITY)) return 0xffffffff00000000ull;
   if (value == 0) value = 0;  // of either sign
   const uint32_t bits = __float_as_uint(value);
   const uint32_t ordered = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
@@ -64,7 +67,8 @@ __global__ void __launch_bounds__(kThreads)
   if (atomicInc(&cell.blocks_done, gridDim.x - 1) != gridDim.x - 1) return;  // it wraps to zero
   __threadfence();
   best = atomicExch(&cell.best, 0ull);
-  out[row] = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best));
+  const bool any = static_cast<uint32_t>(best >> 32) != kOrderOfMinusInfinity;
+  out[row] = any ? static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best)) : -1;
 }
 
 }  // namespace

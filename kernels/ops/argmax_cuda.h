@@ -16,8 +16,9 @@ struct ArgMaxCell {
   unsigned int unused;
 };
 
-// out[row] = the index of the row's largest element, the smallest of equals. NaN counts as minus
-// infinity; 0 if nothing is greater than that. Launches that share `cells` must not overlap.
+// out[row] = the index of the row's largest element, the smallest of equals; -1 if one is NaN or
+// plus infinity, or nothing is greater than minus infinity. Launches that share `cells` must not
+// overlap.
 void ArgMax(const float* logits,  // (rows, columns), rows stride apart, device memory
             int64_t stride, int rows, int columns,
             int32_t* out,       // (rows), device or mapped host memory

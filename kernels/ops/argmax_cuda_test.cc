@@ -37,9 +37,8 @@ class ArgMaxCudaTest : public testing::Test {
     ASSERT_EQ(cudaGetLastError(), cudaSuccess);
     const std::vector<int32_t> result = out.ToHost();
     for (int row = 0; row < rows; ++row) {
-      EXPECT_EQ(result[row],
-                static_cast<int32_t>(gguf_offload::ArgMax(&logits[row * stride], columns)))
-          << row;
+      const std::span<const float> values(&logits[row * stride], columns);
+      EXPECT_EQ(result[row], CanChooseBy(values) ? gguf_offload::ArgMax(values) : -1) << row;
     }
     EXPECT_EQ(result[rows], -1);
   }
@@ -75,8 +74,16 @@ TEST_F(ArgMaxCudaTest, FindsASingleMaximumAnywhere) {
   }
 }
 
-TEST_F(ArgMaxCudaTest, TreatsNaNAsMinusInfinity) {
+TEST_F(ArgMaxCudaTest, SaysOfWhatNothingCanBeChosen) {
   for (int columns : {3, 5000}) {
+    // One that is not a number anywhere among those that are.
+    for (const float bad : {NAN, -NAN, kInfinity}) {
+      for (const int at : {0, 1, columns - 1}) {
+        std::vector<float> numbers(columns, 1.5f);
+        numbers[at] = bad;
+        ExpectArgMax(numbers, columns, 1, columns);
+      }
+    }
     ExpectArgMax(std::vector<float>(columns, NAN), columns, 1, columns);
     ExpectArgMax(std::vector<float>(columns, -NAN), columns, 1, columns);
     ExpectArgMax(std::vector<float>(columns, -kInfinity), columns, 1, columns);
