@@ -144,6 +144,42 @@ TEST(ModelTensorsTest, Case24RefusesWhatMakesNoSense) {
   }
 }
 
+// An unknown type or a dimension 0 concerns only a model that uses its tensor.
+TEST(ModelTensorsTest, Cases16And18RefusesOnlyWhatAModelNeeds) {
+  v1::Manifest manifest = Golden("llama-kq");
+  v1::TensorInfo& unused = *manifest.add_tensors();  // of a vision encoder
+  unused.set_name("v.patch_embd.weight");
+  unused.set_type(142);
+  unused.set_type_name("UNKNOWN_142");
+  unused.add_dimensions(0);
+  EXPECT_TRUE(Load(manifest).ok()) << Load(manifest);
+  v1::TensorInfo& tensor = Tensor(manifest, "blk.0.ffn_up.weight");
+  const v1::TensorInfo good = tensor;
+  for (uint32_t type : {4u, 142u, ~0u}) {
+    tensor.set_type(type);
+    tensor.set_type_name("UNKNOWN_" + std::to_string(type));
+    const absl::Status status = Load(manifest);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    const std::string message(status.message());
+    EXPECT_NE(message.find("blk.0.ffn_up.weight has type " + tensor.type_name()), std::string::npos)
+        << message;
+  }
+  for (int dimension : {0, 1}) {
+    tensor = good;
+    tensor.set_dimensions(dimension, 0);
+    tensor.set_bytes(0);
+    const absl::Status status = Load(manifest);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    const std::string message(status.message());
+    EXPECT_NE(message.find("blk.0.ffn_up.weight has shape"), std::string::npos) << message;
+  }
+  tensor = good;
+  v1::TensorInfo& embedding = Tensor(manifest, "token_embd.weight");
+  embedding.set_dimensions(1, 0);
+  embedding.set_bytes(0);
+  EXPECT_NE(std::string(Load(manifest).message()).find("token_embd.weight"), std::string::npos);
+}
+
 struct BadExperts {
   const char* what;
   const char* model;

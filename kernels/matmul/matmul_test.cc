@@ -208,7 +208,7 @@ TEST_P(MatMulTest, BatchInvariance) {
   for (ActivationType activations : {ActivationType::kInt8, ActivationType::kFloat32}) {
     for (const GoldenBlocks& golden : AllTypes()) {
       const int64_t cols =
-          golden.block_elements == 1 ? 1100 : (golden.block_elements == 256 ? 1280 : 1344);
+          golden.block_elements == 1 ? 1100 : (golden.block_elements >= 128 ? 1280 : 1344);
       const TestMatrix matrix = MakeMatrix(golden, kRows, cols, 3);
       const std::vector<float> x = MakeActivations(kTokens, cols, cols, 4);
       std::vector<float> one_by_one;

@@ -71,7 +71,7 @@ class QuantizedMatVecTest : public testing::Test {
 };
 
 TEST_F(QuantizedMatVecTest, EveryBlockFormatIsThere) {
-  EXPECT_EQ(Types().size(), 23u);
+  EXPECT_EQ(Types().size(), 25u);
   EXPECT_FALSE(IsQuantizedMatVecType(TensorType::kF16));
   EXPECT_FALSE(IsQuantizedMatVecType(TensorType::kI8));
 }

@@ -1,4 +1,4 @@
-// The formats with blocks of 32 or 64, and the ternary ones.
+// The formats with plain scales: blocks of 32 to 128, and the ternary ones.
 #include "kernels/matmul/quantized_matvec.cuh"
 
 namespace gguf_offload::cuda {
@@ -12,5 +12,7 @@ GGUF_OFFLOAD_INSTANTIATE_MATVEC(kMXFP4);
 GGUF_OFFLOAD_INSTANTIATE_MATVEC(kNVFP4);
 GGUF_OFFLOAD_INSTANTIATE_MATVEC(kTQ1_0);
 GGUF_OFFLOAD_INSTANTIATE_MATVEC(kTQ2_0);
+GGUF_OFFLOAD_INSTANTIATE_MATVEC(kQ1_0);
+GGUF_OFFLOAD_INSTANTIATE_MATVEC(kQ2_0);
 
 }  // namespace gguf_offload::cuda

@@ -8,6 +8,7 @@
 //   LoadNibbles(source, at)       the low nibbles of the 16 bytes there, then the high ones
 //   LoadNibblesBy8(source, at)    the same for the first 8 bytes, then for the next 8
 //   LoadBits(source, at, value)   `value` where a bit of the 32 there is set, else 0
+//   LoadBitPairs(source, at)      the 32 two-bit numbers of the 8 bytes there, lowest bits first
 //   Bits(shift, mask)             (byte >> shift) & mask; << -shift if negative. What a shift
 //   brings
 //                                 in from the neighbouring byte must not be in `mask`.
@@ -46,6 +47,14 @@ class Bytes32 {
   }
   static HWY_INLINE Bytes32 LoadBits(Source block, size_t at, uint8_t value) {
     return FromBits(LoadAs<uint32_t>(block + at), value);
+  }
+  static HWY_INLINE Bytes32 LoadBitPairs(Source block, size_t at) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + at));
+    const __m256i words = _mm256_cvtepu8_epi32(bytes);
+    // A byte's nibbles go apart, then the halves of each.
+    const __m256i nibbles = _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi32(words, 12)),
+                                             _mm256_set1_epi32(0x000f000f));
+    return Bytes32(_mm256_or_si256(nibbles, _mm256_slli_epi32(nibbles, 6))).Bits(0, 3);
   }
   static HWY_INLINE Bytes32 FromWords(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     return Bytes32(_mm256_set_epi64x(static_cast<int64_t>(d), static_cast<int64_t>(c),
@@ -125,6 +134,16 @@ class Bytes32 {
   }
   static HWY_INLINE Bytes32 LoadBits(Source block, size_t at, uint8_t value) {
     return FromBits(LoadAs<uint32_t>(block + at), value);
+  }
+  static HWY_INLINE Bytes32 LoadBitPairs(Source block, size_t at) {
+    const auto spread = [=](size_t i) {
+      // Two bytes go apart, then the nibbles of each, then the halves of those.
+      uint64_t bits = LoadAs<uint16_t>(block + at + 2 * i);
+      bits = (bits | bits << 24) & 0x000000ff000000ff;
+      bits = (bits | bits << 12) & 0x000f000f000f000f;
+      return bits | bits << 6;
+    };
+    return FromWords(spread(0), spread(1), spread(2), spread(3)).Bits(0, 3);
   }
   static HWY_INLINE Bytes32 FromWords(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     Bytes32 bytes;
@@ -212,6 +231,15 @@ class Bytes64 {
     const uint64_t bits = LoadAs<uint32_t>(blocks.first + at) |
                           static_cast<uint64_t>(LoadAs<uint32_t>(blocks.second + at)) << 32;
     return Bytes64(_mm512_maskz_set1_epi8(bits, static_cast<char>(value)));
+  }
+  static HWY_INLINE Bytes64 LoadBitPairs(Source blocks, size_t at) {
+    const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(blocks.first + at));
+    const __m128i second = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(blocks.second + at));
+    const __m512i words = _mm512_cvtepu8_epi32(_mm_unpacklo_epi64(first, second));
+    // As in Bytes32.
+    const __m512i nibbles = _mm512_and_si512(_mm512_or_si512(words, _mm512_slli_epi32(words, 12)),
+                                             _mm512_set1_epi32(0x000f000f));
+    return Bytes64(_mm512_or_si512(nibbles, _mm512_slli_epi32(nibbles, 6))).Bits(0, 3);
   }
 
   HWY_INLINE Bytes64 Bits(int shift, uint8_t mask) const {

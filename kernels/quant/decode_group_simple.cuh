@@ -1,4 +1,4 @@
-// GroupDecoder of the formats with plain scales: blocks of 32 or 64, and the ternary formats.
+// GroupDecoder of the formats with plain scales: blocks of 32 to 128, and the ternary formats.
 // Layouts as told in unpack_simple-inl.h.
 #ifndef KERNELS_QUANT_DECODE_GROUP_SIMPLE_CUH_
 #define KERNELS_QUANT_DECODE_GROUP_SIMPLE_CUH_
@@ -218,6 +218,41 @@ struct GroupDecoder<quant::TensorType::kTQ2_0> {
     for (int w = 0; w < 8; ++w) out.q[w] = (out.q[w] >> (2 * (group % 4))) & 0x03030303u;
     SubtractBias<1>(out.q);
     SetScale(Half(LoadU16<kAlignment>(block + 64)), out);
+  }
+};
+
+// f16 d | 16 bytes of bits, lowest first: 1 means d, 0 means -d.
+template <>
+struct GroupDecoder<quant::TensorType::kQ1_0> {
+  static constexpr int kBlockElements = 128, kBlockBytes = 18, kAlignment = 2;
+  static constexpr bool kHasOffset = false, kTwoScales = false;
+
+  static GGUF_OFFLOAD_HOST_DEVICE void Decode(const uint8_t* block, int group, Group32& out) {
+    const uint32_t bits = LoadU32<kAlignment>(block + 2 + 4 * group);
+    GGUF_OFFLOAD_UNROLL
+    for (int w = 0; w < 8; ++w) out.q[w] = ~MaskOfTopBits(BitsToTopBits(bits, w)) | 0x01010101u;
+    SetScale(Half(LoadU16<kAlignment>(block)), out);
+  }
+};
+
+// f16 d | 16 bytes of two-bit numbers, lowest bits first; value = d * (q - 1).
+template <>
+struct GroupDecoder<quant::TensorType::kQ2_0> {
+  static constexpr int kBlockElements = 64, kBlockBytes = 18, kAlignment = 2;
+  static constexpr bool kHasOffset = false, kTwoScales = false;
+
+  static GGUF_OFFLOAD_HOST_DEVICE void Decode(const uint8_t* block, int group, Group32& out) {
+    uint32_t bits[2];
+    LoadWords<kAlignment>(block + 2 + 8 * group, bits);
+    GGUF_OFFLOAD_UNROLL
+    for (int w = 0; w < 8; ++w) {
+      // A byte's nibbles go apart, then the halves of each.
+      const uint32_t byte = BitsAt(bits[w / 4], 8 * (w % 4), 8);
+      const uint32_t nibbles = (byte | byte << 12) & 0x000f000fu;
+      out.q[w] = (nibbles | nibbles << 6) & 0x03030303u;
+    }
+    SubtractBias<1>(out.q);
+    SetScale(Half(LoadU16<kAlignment>(block)), out);
   }
 };
 

@@ -75,7 +75,8 @@ using QuantizedTypes =
                    TypeConstant<TensorType::kIQ1_M>, TypeConstant<TensorType::kIQ4_NL>,
                    TypeConstant<TensorType::kIQ4_XS>, TypeConstant<TensorType::kTQ1_0>,
                    TypeConstant<TensorType::kTQ2_0>, TypeConstant<TensorType::kMXFP4>,
-                   TypeConstant<TensorType::kNVFP4>>;
+                   TypeConstant<TensorType::kNVFP4>, TypeConstant<TensorType::kQ1_0>,
+                   TypeConstant<TensorType::kQ2_0>>;
 
 class TypeNames {
  public:

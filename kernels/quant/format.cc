@@ -40,6 +40,8 @@ constexpr std::array kFormats = {
     Format{TensorType::kTQ2_0, "TQ2_0", 256, 66, true},
     Format{TensorType::kMXFP4, "MXFP4", 32, 17, true},
     Format{TensorType::kNVFP4, "NVFP4", 64, 36, true},
+    Format{TensorType::kQ1_0, "Q1_0", 128, 18, true},
+    Format{TensorType::kQ2_0, "Q2_0", 64, 18, true},
 };
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace gguf_offload::quant {
 namespace {
 
 TEST(FormatTest, AgreesWithOtherPrograms) {
-  ASSERT_EQ(AllGoldenBlocks().size(), 25u);
+  ASSERT_EQ(AllGoldenBlocks().size(), 27u);
   for (const GoldenBlocks& golden : AllGoldenBlocks()) {
     const Format* format = FindFormat(golden.type_number);
     ASSERT_NE(format, nullptr) << golden.name;
@@ -23,7 +23,7 @@ TEST(FormatTest, AgreesWithOtherPrograms) {
 }
 
 TEST(FormatTest, UnknownAndRetiredNumbersAreNotFound) {
-  for (uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, 41u, 1000u, 0xffffffffu}) {
+  for (uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, 43u, 142u, 1000u, 0xffffffffu}) {
     EXPECT_EQ(FindFormat(type), nullptr) << type;
   }
   EXPECT_EQ(FindFormatByName("q4_k"), nullptr);

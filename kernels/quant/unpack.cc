@@ -39,7 +39,8 @@ const Unpacker* Find(TensorType type) {
   return FindAmong<DecodeQ4_0, DecodeQ4_1, DecodeQ5_0, DecodeQ5_1, DecodeQ8_0, DecodeQ2_K,
                    DecodeQ3_K, DecodeQ4_K, DecodeQ5_K, DecodeQ6_K, DecodeIq2Xxs, DecodeIq2Xs,
                    DecodeIq2S, DecodeIq3Xxs, DecodeIq3S, DecodeIq1S, DecodeIq1M, DecodeIq4Nl,
-                   DecodeIq4Xs, DecodeTq1_0, DecodeTq2_0, DecodeMxfp4, DecodeNvfp4>(type);
+                   DecodeIq4Xs, DecodeTq1_0, DecodeTq2_0, DecodeMxfp4, DecodeNvfp4, DecodeQ1_0,
+                   DecodeQ2_0>(type);
 }
 
 }  // namespace HWY_NAMESPACE

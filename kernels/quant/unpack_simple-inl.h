@@ -1,4 +1,4 @@
-// Decoders of the formats with plain scales: blocks of 32 or 64, and the ternary formats.
+// Decoders of the formats with plain scales: blocks of 32 to 128, and the ternary formats.
 // Compiled once a SIMD target.
 //
 // Each decoder has the constants of its format and these functions of one block:
@@ -234,6 +234,45 @@ struct DecodeTq2_0 {
   template <typename Bytes>
   static HWY_INLINE Bytes Run(typename Bytes::Source block, int run) {
     return Bytes::Load(block, 32 * (run / 4)).Bits(2 * (run % 4), 3);
+  }
+};
+
+// f16 d | 16 bytes of bits, lowest first: 1 means d, 0 means -d.
+struct DecodeQ1_0 {
+  static constexpr TensorType kType = TensorType::kQ1_0;
+  static constexpr int kBlockElements = 128, kBlockBytes = 18;
+  static constexpr int kGroupElements = 32, kBias = 1;
+  static constexpr bool kHasOffset = false;
+  static constexpr int kScaleWordsAt[] = {0};
+
+  template <typename Word>
+  static HWY_INLINE void Scales(const Word* words, FloatOf<Word>* scale, FloatOf<Word>* offset) {
+    const FloatOf<Word> d = HalfAt(words[0], 0);
+    for (int group = 0; group < 4; ++group) scale[group] = d;
+  }
+
+  template <typename Bytes>
+  static HWY_INLINE Bytes Run(typename Bytes::Source block, int run) {
+    return Bytes::LoadBits(block, 2 + 4 * run, 2);
+  }
+};
+
+// f16 d | 16 bytes of two-bit numbers, lowest bits first; value = d * (q - 1).
+struct DecodeQ2_0 {
+  static constexpr TensorType kType = TensorType::kQ2_0;
+  static constexpr int kBlockElements = 64, kBlockBytes = 18;
+  static constexpr int kGroupElements = 32, kBias = 1;
+  static constexpr bool kHasOffset = false;
+  static constexpr int kScaleWordsAt[] = {0};
+
+  template <typename Word>
+  static HWY_INLINE void Scales(const Word* words, FloatOf<Word>* scale, FloatOf<Word>* offset) {
+    scale[0] = scale[1] = HalfAt(words[0], 0);
+  }
+
+  template <typename Bytes>
+  static HWY_INLINE Bytes Run(typename Bytes::Source block, int run) {
+    return Bytes::LoadBitPairs(block, 2 + 8 * run);
   }
 };
 

@@ -62,7 +62,7 @@ TEST_P(UnpackTest, RowsWithStrides) {
       for (float value : offset) EXPECT_EQ(value, -77.0f) << golden.name;
     }
   }
-  EXPECT_EQ(quantized, 23);
+  EXPECT_EQ(quantized, 25);
 }
 
 // A tile of every number of rows is the transposition of the same rows, and its dot products are

@@ -44,6 +44,8 @@ bool VisitQuantizedType(TensorType type, const Visitor& visitor) {
     GGUF_OFFLOAD_VISIT(kTQ2_0)
     GGUF_OFFLOAD_VISIT(kMXFP4)
     GGUF_OFFLOAD_VISIT(kNVFP4)
+    GGUF_OFFLOAD_VISIT(kQ1_0)
+    GGUF_OFFLOAD_VISIT(kQ2_0)
     default:
       return false;
   }

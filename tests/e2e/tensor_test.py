@@ -38,6 +38,11 @@ class TensorTest(EndToEndTest):
         # Only an intermediate format of products, which has no meaning on its own.
         cls.q8_1 = bytes(range(36))
         tensors.append(('intermediate', 9, [32], cls.q8_1))
+        tensors.append(('empty', 0, [0, 7], b''))
+        # Of a type that is none: its bytes reach to the next tensor.
+        cls.unknown = bytes(range(64))
+        tensors.append(('unknown', 142, [100], cls.unknown))
+        tensors.append(('last', 0, [1], bytes(4)))
         cls.path = gguf_file.write(os.path.join(cls.folder, 'types.gguf'), tensors)
         cls.weightd = cls.start_weightd({'types': cls.path})
 
@@ -64,15 +69,24 @@ class TensorTest(EndToEndTest):
         got = self.fetch('Q4_K.weight', '--raw', weights=f'unix:{self.weightd.socket}')
         self.assertEqual(got, _read('Q4_K.blocks'))
 
-    def test_intermediate_format_only_raw(self):
-        self.assertEqual(self.fetch('intermediate', '--raw'), self.q8_1)
+    def check_only_raw(self, name, data, type_name):
+        self.assertEqual(self.fetch(name, '--raw'), data)
         out = os.path.join(self.folder, 'none.out')
         code, _, err = offloadctl('tensor', f'--weights={self.weightd.address}', '--model=types',
-                                  '--name=intermediate', f'--out={out}')
-        self.assertEqual(
-            (code, err),
-            (1, b"offloadctl: tensor 'intermediate' is Q8_1, which only --raw can write\n"))
+                                  f'--name={name}', f'--out={out}')
+        self.assertEqual((code, err.decode()), (
+            1, f"offloadctl: tensor '{name}' is {type_name}, which only --raw can write\n"))
         self.assertFalse(os.path.exists(out))
+
+    def test_intermediate_format_only_raw(self):
+        self.check_only_raw('intermediate', self.q8_1, 'Q8_1')
+
+    def test_case18_unknown_type_only_raw(self):
+        self.check_only_raw('unknown', self.unknown, 'UNKNOWN_142')
+
+    def test_case16_empty_tensor(self):
+        self.assertEqual(self.fetch('empty'), b'')
+        self.assertEqual(self.fetch('empty', '--raw'), b'')
 
     def test_pieces_that_end_within_blocks(self):
         """A tensor of many pieces of 1 MiB, which is no multiple of Q6_K's 210 bytes."""

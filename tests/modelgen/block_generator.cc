@@ -27,6 +27,8 @@
 //   IQ4_XS   d, high[2], low[4]: 6-bit scales, q[128]: nibbles          d * (s - 32) * table
 //   MXFP4    e: power of two (E8M0), q[16]: nibbles (E2M1)              2^(e - 127) * q
 //   NVFP4    e[4]: UE4M3 scales of 16 elements each, q[32]: nibbles     e * q
+//   Q1_0     d, q[16]: bits                                             d * (2 q - 1)
+//   Q2_0     d, q[16]: 2 bits                                           d * (q - 1)
 #include "tests/modelgen/block_generator.h"
 
 #include <algorithm>
@@ -113,12 +115,12 @@ void PatchTernary(uint8_t* block) {
   for (int i = 48; i < 52; ++i) block[i] = ToTrits(block[i], 4);
 }
 
-// Two-bit codes 0 to 2 only: 3 becomes 1, which leaves the mean in the middle.
-void PatchTwoBitTernary(uint8_t* block) {
-  for (int i = 0; i < 64; i += 8) {
-    const auto codes = Load<uint64_t>(block + i);
+// `bytes` bytes of two-bit codes, 0 to 2 only: 3 becomes 1, which leaves the mean in the middle.
+void PatchTwoBitTernary(uint8_t* from, int bytes) {
+  for (int i = 0; i < bytes; i += 8) {
+    const auto codes = Load<uint64_t>(from + i);
     const uint64_t threes = codes & codes >> 1 & 0x5555555555555555;
-    Store(codes & ~(threes << 1), block + i);
+    Store(codes & ~(threes << 1), from + i);
   }
 }
 
@@ -234,8 +236,13 @@ void BlockGenerator::Generate(uint64_t first, uint64_t blocks, uint8_t* out) con
       });
     case TensorType::kTQ2_0:
       return for_each([&](uint8_t* b) {
-        PatchTwoBitTernary(b);
+        PatchTwoBitTernary(b, 64);
         patch_scale(b + 64);
+      });
+    case TensorType::kQ2_0:
+      return for_each([&](uint8_t* b) {
+        patch_scale(b);
+        PatchTwoBitTernary(b + 2, 16);
       });
     case TensorType::kIQ1_M:
       return for_each([&](uint8_t* b) { PatchScatteredScale(scales_[b[55]], b + 48); });

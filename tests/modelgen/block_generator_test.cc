@@ -35,7 +35,7 @@ std::vector<uint8_t> Blocks(const BlockGenerator& generator, TensorType type, ui
 }
 
 TEST(BlockGeneratorTest, SupportsAllWeightTypes) {
-  EXPECT_EQ(SupportedTypes().size(), 26u);  // F32 and the 25 types with golden blocks
+  EXPECT_EQ(SupportedTypes().size(), 28u);  // F32 and the 27 types with golden blocks
   EXPECT_FALSE(BlockGenerator::Supports(TensorType::kI32));
   EXPECT_FALSE(BlockGenerator::Supports(TensorType::kQ8_K));
 }
@@ -123,6 +123,12 @@ TEST(BlockGeneratorTest, CodesThatNoQuantizerWritesDoNotOccur) {
   for (size_t i = 0; i < codes.size(); ++i) {
     if (i % 66 >= 64) continue;  // d
     EXPECT_EQ(codes[i] & codes[i] >> 1 & 0x55, 0) << i;
+  }
+  const BlockGenerator small(TensorType::kQ2_0, 1, 0, 0.02);
+  const std::vector<uint8_t> small_codes = Blocks(small, TensorType::kQ2_0, 0, 100);
+  for (size_t i = 0; i < small_codes.size(); ++i) {
+    if (i % 18 < 2) continue;  // d
+    EXPECT_EQ(small_codes[i] & small_codes[i] >> 1 & 0x55, 0) << i;
   }
   const BlockGenerator bytes(TensorType::kQ8_0, 1, 0, 0.02);
   const std::vector<uint8_t> blocks = Blocks(bytes, TensorType::kQ8_0, 0, 1000);

@@ -61,7 +61,10 @@ double UnitDeviation(TensorType type) {
     case TensorType::kTQ1_0:
       return EvenDeviation(3);
     case TensorType::kTQ2_0:
+    case TensorType::kQ2_0:
       return std::sqrt(0.5);
+    case TensorType::kQ1_0:
+      return 1;
     case TensorType::kIQ2_XXS:
       return Odd(16) / 8 * kGridIq2Xxs;
     case TensorType::kIQ2_XS:

@@ -23,7 +23,7 @@
 ABSL_FLAG(std::string, preset, "",
           "qwen2.5-0.5b, qwen3-8b, llama-3-8b, qwen3-30b-a3b, deepseek-r1, tiny-llama, tiny-qwen2, "
           "tiny-qwen3, tiny-qwen3moe, tiny-deepseek2 or tiny-deepseek2-lite");
-ABSL_FLAG(std::string, quantization, "Q8_0", "Q4_K_M, Q5_K_M, UD-IQ1_S or a type: F32 ... NVFP4");
+ABSL_FLAG(std::string, quantization, "Q8_0", "Q4_K_M, Q5_K_M, UD-IQ1_S or a type: F32 ... Q2_0");
 ABSL_FLAG(std::string, out, "", "path of the file; shards are named after it");
 ABSL_FLAG(uint64_t, seed, 1, "another seed, other weights");
 ABSL_FLAG(int, threads, 0, "threads that write; 0: one a core. The bytes do not depend on it");

@@ -71,6 +71,12 @@ uint32_t FileTypeOf(TensorType type) {
       return 37;
     case TensorType::kMXFP4:
       return 38;
+    case TensorType::kNVFP4:
+      return 39;
+    case TensorType::kQ1_0:
+      return 40;
+    case TensorType::kQ2_0:
+      return 41;
     default:
       return 1024;
   }
@@ -82,6 +88,8 @@ TensorType Fallback(TensorType type) {
     case TensorType::kTQ1_0:
     case TensorType::kTQ2_0:
     case TensorType::kNVFP4:
+    case TensorType::kQ1_0:
+    case TensorType::kQ2_0:
       return TensorType::kQ4_0;
     case TensorType::kQ2_K:
     case TensorType::kQ3_K:
@@ -146,7 +154,7 @@ absl::StatusOr<QuantizationMix> QuantizationMix::Parse(std::string_view name) {
   if (format == nullptr || !BlockGenerator::Supports(format->type)) {
     return absl::InvalidArgumentError(
         absl::StrCat("no quantization ", std::string(name),
-                     "; there are Q4_K_M, Q5_K_M, UD-IQ1_S and the types from F32 to NVFP4"));
+                     "; there are Q4_K_M, Q5_K_M, UD-IQ1_S and the types from F32 to Q2_0"));
   }
   return QuantizationMix(name, Kind::kSingle, format->type, FileTypeOf(format->type));
 }

@@ -38,7 +38,8 @@ for path in glob.glob("tests/testdata/golden/*/*.gguf"):
     with open(os.path.join(out, os.path.basename(path)), "wb") as f:
         f.write(head)
 
-# One small complete file: each value type, an array, two tensors.
+# One small complete file: each value type, an array, two tensors, one of unknown type and an empty
+# one.
 keys = [string(b"general.alignment") + struct.pack("<II", 4, 32)]
 for number, code in enumerate("BbHhIif?"):
     keys.append(string(b"k%d" % number) + struct.pack("<I" + code, number, 1))
@@ -48,11 +49,13 @@ keys.append(string(b"s") + struct.pack("<I", 8) + string(b"text"))
 keys.append(string(b"as") + struct.pack("<IIQ", 9, 8, 2) + string(b"a") + string(b"b"))
 keys.append(string(b"ai") + struct.pack("<IIQ2i", 9, 5, 2, 1, -1))
 tensors = [string(b"t0") + struct.pack("<IQQIQ", 2, 32, 2, 2, 0),
-           string(b"t1") + struct.pack("<IQIQ", 1, 4, 0, 64)]
+           string(b"t1") + struct.pack("<IQIQ", 1, 4, 0, 64),
+           string(b"t2") + struct.pack("<IQIQ", 1, 7, 142, 96),
+           string(b"t3") + struct.pack("<IQIQ", 1, 0, 0, 128)]
 head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys + tensors)
 head += b"\0" * (-len(head) % 32)
 with open(os.path.join(out, "complete"), "wb") as f:
-    f.write(head + b"x" * 80)
+    f.write(head + b"x" * 128)
 PYTHON
 
 # Memory per input stays bounded: the limit is far below what a lying count would ask for.

@@ -1,5 +1,7 @@
 #include "weightd/gguf/gguf_file.h"
 
+#include <algorithm>
+
 namespace gguf_offload::gguf {
 
 std::string_view ValueTypeName(ValueType type) {
@@ -36,6 +38,10 @@ std::string_view ValueTypeName(ValueType type) {
 
 size_t Array::size() const {
   return std::visit([](const auto& values) { return values.size(); }, elements);
+}
+
+bool TensorEntry::empty() const {
+  return std::find(dimensions.begin(), dimensions.end(), 0u) != dimensions.end();
 }
 
 const Value* GgufFile::Find(std::string_view key) const {

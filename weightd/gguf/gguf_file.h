@@ -91,10 +91,17 @@ struct Value {
 // A tensor as the file describes it, checked to lie inside the file.
 struct TensorEntry {
   std::string name;  // valid UTF-8, not empty, unique in the file
+  // As in the file: may be a number that is none of TensorType's names. Only FindFormat takes
+  // those.
   quant::TensorType type = quant::TensorType::kF32;
-  std::vector<uint64_t> dimensions;  // 1 to 4, fastest first: {columns, rows, ...}
+  std::vector<uint64_t> dimensions;  // 1 to 4, fastest first: {columns, rows, ...}; 0: empty
   uint64_t offset = 0;               // bytes from the start of the file
-  uint64_t bytes = 0;                // size; offset + bytes <= file size
+  // Size; offset + bytes <= file size. What a tensor of unknown or retired type takes cannot be
+  // told: all up to the next tensor that is not empty, or to the end of the file.
+  uint64_t bytes = 0;
+
+  // Whether a dimension is 0; `bytes` is 0 then, and only then.
+  bool empty() const;
 };
 
 // A parsed header. Owns copies of everything (nothing refers to the parsed bytes). Movable, not

@@ -188,7 +188,7 @@ TEST(GgufFile, AcceptsEveryKnownTensorType) {
     ASSERT_TRUE(parsed.ok()) << parsed.status();
     EXPECT_EQ(parsed->tensors[0].bytes, format->block_bytes * 2u);
   }
-  EXPECT_EQ(known, 33);
+  EXPECT_EQ(known, 35);
 }
 
 TEST(GgufFile, Case01EmptyFile) { ExpectMalformed("", "the file is empty"); }
@@ -344,10 +344,52 @@ TEST(GgufFile, Case15DimensionCount) {
   }
 }
 
+// The tensors of `file` that must parse, as (offset in the data, bytes) in the file's order.
+std::vector<std::pair<uint64_t, uint64_t>> Places(const std::string& file) {
+  const auto parsed = Parse(file);
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  std::vector<std::pair<uint64_t, uint64_t>> places;
+  if (!parsed.ok()) return places;
+  for (const TensorEntry& tensor : parsed->tensors) {
+    places.emplace_back(tensor.offset - parsed->data_offset, tensor.bytes);
+  }
+  return places;
+}
+
+using PlaceList = std::vector<std::pair<uint64_t, uint64_t>>;
+
 TEST(GgufFile, Case16DimensionZero) {
-  ExpectMalformed(GgufBuilder().RawTensor("t", {0}, kF32, 0).Build(), "dimension 0 is 0");
-  ExpectMalformed(GgufBuilder().RawTensor("t", {4, 0, 4}, kF32, 0).Build(), "dimension 1 is 0");
-  ExpectMalformed(GgufBuilder().RawTensor("t", {kMax}, kF32, 0).Build(), "dimension 0 is");
+  for (const std::vector<uint64_t>& dimensions :
+       {std::vector<uint64_t>{0}, {4, 0, 4}, {0, 0, 0, 0}, {1ull << 40, 1ull << 40, 0}}) {
+    for (uint32_t type : {kF32, uint32_t{1000}}) {
+      const GgufBuilder alone = GgufBuilder().RawTensor("t", dimensions, type, 0);
+      EXPECT_EQ(Places(alone.Build()), (PlaceList{{0, 0}}));
+      EXPECT_EQ(Places(alone.BuildHeader()), (PlaceList{{0, 0}}));  // not padded
+    }
+    const auto parsed = Parse(GgufBuilder().RawTensor("t", dimensions, kF32, 0).Build());
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(parsed->tensors[0].dimensions, dimensions);
+    EXPECT_TRUE(parsed->tensors[0].empty());
+  }
+  // Where a neighbour begins, within it, and behind all others.
+  const auto between = [](uint64_t offset) {
+    return GgufBuilder()
+        .RawTensor("first", {16}, kF32, 0)
+        .RawTensor("empty", {0, 3}, kF32, offset)
+        .RawTensor("second", {8}, kF32, 64)
+        .Data(std::string(96, 'x'));
+  };
+  for (uint64_t offset : {0, 32, 64, 96}) {
+    EXPECT_EQ(Places(between(offset).Build()), (PlaceList{{0, 64}, {offset, 0}, {64, 32}}));
+  }
+  ExpectMalformed(between(128).Build(), "do not lie within");
+  ExpectMalformed(between(65).Build(), "not a multiple of the alignment");
+  ExpectMalformed(GgufBuilder().RawTensor("t", {0}, kF32, 32).BuildHeader(), "do not lie within");
+  ExpectMalformed(GgufBuilder().RawTensor("t", {128, 0}, kQ4K, 0).Build(), "is not a multiple of");
+  for (uint64_t size : {kMax, (uint64_t{1} << 40) + 1}) {
+    ExpectMalformed(GgufBuilder().RawTensor("t", {size, 0}, kF32, 0).Build(), "dimension 0 is");
+    ExpectMalformed(GgufBuilder().RawTensor("t", {1, size}, kF32, 0).Build(), "dimension 1 is");
+  }
 }
 
 TEST(GgufFile, Case17WrappingProduct) {
@@ -359,12 +401,61 @@ TEST(GgufFile, Case17WrappingProduct) {
   ExpectMalformed(GgufBuilder().RawTensor("t", {k32, k32 - 1}, kF32, 0).Build(), "bytes wraps");
 }
 
+// It concerns only its tensor, whose bytes reach to the next one or to the end.
 TEST(GgufFile, Case18RetiredOrUnknownTensorType) {
-  for (uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, 41u, 1000u, 0xFFFFFFFFu}) {
-    ExpectMalformed(
-        GgufBuilder().RawTensor("t", {256}, type, 0).Data(std::string(4096, 'x')).Build(),
-        "is of type " + std::to_string(type));
+  for (uint32_t type : {4u, 5u, 31u, 32u, 33u, 36u, 37u, 38u, 43u, 142u, 1000u, 0xFFFFFFFFu}) {
+    const auto parsed = Parse(GgufBuilder()
+                                  .RawTensor("last", {7, 5}, type, 96)
+                                  .RawTensor("t", {256}, type, 32)
+                                  .RawTensor("known", {8}, kF32, 0)
+                                  .Data(std::string(100, 'x'))
+                                  .Build());
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    const uint64_t data = parsed->data_offset;
+    EXPECT_EQ(static_cast<uint32_t>(parsed->tensors[0].type), type);
+    EXPECT_EQ(parsed->tensors[0].offset, data + 96);
+    EXPECT_EQ(parsed->tensors[0].bytes, 4u);
+    EXPECT_EQ(parsed->tensors[1].bytes, 64u);
+    EXPECT_EQ(parsed->tensors[1].dimensions, (std::vector<uint64_t>{256}));
+    EXPECT_EQ(parsed->tensors[2].bytes, 32u);
+    EXPECT_FALSE(parsed->tensors[0].empty());
   }
+}
+
+TEST(GgufFile, Case18UnknownTypesAreBoundsChecked) {
+  constexpr uint32_t kUnknown = 142;
+  const auto with = [](const std::vector<uint64_t>& dimensions, uint64_t offset) {
+    return GgufBuilder()
+        .RawTensor("t", dimensions, kUnknown, offset)
+        .RawTensor("known", {8}, kF32, 64)
+        .Data(std::string(96, 'x'))
+        .Build();
+  };
+  EXPECT_EQ(Places(with({8}, 32)), (PlaceList{{32, 32}, {64, 32}}));
+  // An empty tensor ends nothing.
+  EXPECT_EQ(Places(GgufBuilder()
+                       .RawTensor("t", {8}, kUnknown, 0)
+                       .RawTensor("empty", {0}, kF32, 32)
+                       .RawTensor("known", {8}, kF32, 64)
+                       .Data(std::string(96, 'x'))
+                       .Build()),
+            (PlaceList{{0, 64}, {32, 0}, {64, 32}}));
+  ExpectMalformed(with({8}, 64), "begins");
+  ExpectMalformed(with({8}, 96), "tensor 't' of unknown type 142 has no bytes");
+  ExpectMalformed(with({8}, 128), "do not lie within");
+  ExpectMalformed(with({8}, kMax - 31), "do not lie within");
+  ExpectMalformed(with({8}, 33), "not a multiple of the alignment");
+  ExpectMalformed(with({kMax}, 0), "dimension 0 is");
+  ExpectMalformed(with({uint64_t{1} << 32, uint64_t{1} << 32}, 0), "elements wraps");
+  ExpectMalformed(GgufBuilder().RawTensor("t", {8}, kUnknown, 0).BuildHeader(),
+                  "the file ends before the tensor data");
+  // Within a tensor whose size is known.
+  ExpectMalformed(GgufBuilder()
+                      .RawTensor("known", {24}, kF32, 0)
+                      .RawTensor("t", {8}, kUnknown, 64)
+                      .Data(std::string(96, 'x'))
+                      .Build(),
+                  "tensor 't' at");
 }
 
 TEST(GgufFile, Case19RowNotMultipleOfBlock) {

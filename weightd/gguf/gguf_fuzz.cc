@@ -27,7 +27,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const auto& tensor : parsed->tensors) {
     Require(parsed->FindTensor(tensor.name) == &tensor);
     Require(tensor.offset >= parsed->data_offset && tensor.offset <= size);
-    Require(tensor.bytes > 0 && tensor.bytes <= size - tensor.offset);
+    Require(tensor.bytes <= size - tensor.offset);
+    Require((tensor.bytes == 0) == tensor.empty());
     Require(!tensor.dimensions.empty() && tensor.dimensions.size() <= 4);
   }
   return 0;

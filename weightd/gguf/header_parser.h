@@ -97,7 +97,9 @@ class HeaderParser {
   absl::Status ReadTensor(TensorEntry* tensor);
   absl::Status SizeTensor(TensorEntry* tensor) const;
   absl::Status PlaceTensors();
-  absl::Status CheckOverlap() const;
+  absl::Status FindData();
+  std::vector<uint32_t> TensorsByOffset() const;
+  absl::Status SizeUnknownAndCheckOverlap();
 
   const uint64_t file_size_;
   const std::string file_name_;

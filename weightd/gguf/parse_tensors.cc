@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -53,33 +52,35 @@ absl::Status HeaderParser::ReadTensor(TensorEntry* tensor) {
   uint32_t type;
   if (!cursor_.Read(&type)) return Ends(name, ": no room for the type");
   if (!cursor_.Read(&tensor->offset)) return Ends(name, ": no room for the offset");
-  if (quant::FindFormat(type) == nullptr) {
-    return Malformed(name, " is of type ", type, ", which is unknown or retired");
-  }
   tensor->type = static_cast<quant::TensorType>(type);
   return SizeTensor(tensor);
 }
 
-// Computes the size in bytes from shape and type.
+// Computes the size in bytes from shape and type, if the type is known.
 absl::Status HeaderParser::SizeTensor(TensorEntry* tensor) const {
-  const quant::Format& format = quant::FormatOf(tensor->type);
   uint64_t elements = 1;
+  bool wraps = false;
   for (size_t i = 0; i < tensor->dimensions.size(); ++i) {
     const uint64_t dimension = tensor->dimensions[i];
-    if (dimension < 1 || dimension > kMaxDimension) {
+    if (dimension > kMaxDimension) {
       return Malformed("tensor ", Quoted(tensor->name), ": dimension ", i, " is ", dimension,
-                       " instead of 1 to ", kMaxDimension);
+                       " instead of 0 to ", kMaxDimension);
     }
-    if (__builtin_mul_overflow(elements, dimension, &elements)) {
-      return Malformed("tensor ", Quoted(tensor->name), ": the number of elements wraps");
-    }
+    wraps = __builtin_mul_overflow(elements, dimension, &elements) || wraps;
   }
-  if (tensor->dimensions[0] % format.block_elements != 0) {
+  if (tensor->empty()) {
+    elements = 0;
+  } else if (wraps) {
+    return Malformed("tensor ", Quoted(tensor->name), ": the number of elements wraps");
+  }
+  const quant::Format* format = quant::FindFormat(static_cast<uint32_t>(tensor->type));
+  if (format == nullptr) return absl::OkStatus();
+  if (tensor->dimensions[0] % format->block_elements != 0) {
     return Malformed("tensor ", Quoted(tensor->name), ": a row of ", tensor->dimensions[0],
-                     " elements is not a multiple of the block of ", format.block_elements, " of ",
-                     Text(format.name));
+                     " elements is not a multiple of the block of ", format->block_elements, " of ",
+                     Text(format->name));
   }
-  if (__builtin_mul_overflow(elements / format.block_elements, uint64_t{format.block_bytes},
+  if (__builtin_mul_overflow(elements / format->block_elements, uint64_t{format->block_bytes},
                              &tensor->bytes)) {
     return Malformed("tensor ", Quoted(tensor->name), ": the number of bytes wraps");
   }
@@ -88,17 +89,7 @@ absl::Status HeaderParser::SizeTensor(TensorEntry* tensor) const {
 
 // Turns the offsets, so far relative to the data, into offsets in the file, and checks them.
 absl::Status HeaderParser::PlaceTensors() {
-  const uint64_t header_end = cursor_.offset();
-  const uint64_t tail = header_end % result_.alignment;
-  const uint64_t padding = tail == 0 ? 0 : result_.alignment - tail;
-  if (padding > file_size_ - header_end) {
-    // Files without tensors are often not padded.
-    result_.data_offset = file_size_;
-    if (result_.tensors.empty()) return absl::OkStatus();
-    record_offset_ = header_end;
-    return Malformed("the file ends before the tensor data");
-  }
-  result_.data_offset = header_end + padding;
+  if (absl::Status status = FindData(); !status.ok()) return status;
   const uint64_t data_bytes = file_size_ - result_.data_offset;
   for (size_t i = 0; i < result_.tensors.size(); ++i) {
     TensorEntry& tensor = result_.tensors[i];
@@ -114,28 +105,64 @@ absl::Status HeaderParser::PlaceTensors() {
     }
     tensor.offset += result_.data_offset;  // <= file_size_, as just checked
   }
-  return CheckOverlap();
+  return SizeUnknownAndCheckOverlap();
 }
 
-absl::Status HeaderParser::CheckOverlap() const {
+// Where the data begins: behind the header's padding, which files without data often lack.
+absl::Status HeaderParser::FindData() {
+  const uint64_t header_end = cursor_.offset();
+  const uint64_t tail = header_end % result_.alignment;
+  const uint64_t padding = tail == 0 ? 0 : result_.alignment - tail;
+  if (padding <= file_size_ - header_end) {
+    result_.data_offset = header_end + padding;
+    return absl::OkStatus();
+  }
+  result_.data_offset = file_size_;
+  record_offset_ = header_end;
+  const auto is_empty = [](const TensorEntry& tensor) { return tensor.empty(); };
+  return std::all_of(result_.tensors.begin(), result_.tensors.end(), is_empty)
+             ? absl::OkStatus()
+             : Malformed("the file ends before the tensor data");
+}
+
+// Indices of the tensors that are not empty.
+std::vector<uint32_t> HeaderParser::TensorsByOffset() const {
   const std::vector<TensorEntry>& tensors = result_.tensors;
-  std::vector<uint32_t> order(tensors.size());
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<uint32_t> order;
+  order.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].empty()) order.push_back(static_cast<uint32_t>(i));
+  }
   const auto by_offset = [&](uint32_t a, uint32_t b) {
     return tensors[a].offset < tensors[b].offset;
   };
   if (!std::is_sorted(order.begin(), order.end(), by_offset)) {
     std::sort(order.begin(), order.end(), by_offset);
   }
-  for (size_t i = 1; i < order.size(); ++i) {
-    const TensorEntry& before = tensors[order[i - 1]];
-    const TensorEntry& tensor = tensors[order[i]];
-    if (before.bytes > tensor.offset - before.offset) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          file_name_, ": offset ", tensor_record_offsets_[order[i]], ": tensor ",
-          Quoted(tensor.name), " at ", tensor.offset, " overlaps tensor ", Quoted(before.name),
-          ", which has ", before.bytes, " bytes at ", before.offset));
+  return order;
+}
+
+// Gives tensors of unknown type what lies up to the next tensor, which must be something.
+absl::Status HeaderParser::SizeUnknownAndCheckOverlap() {
+  const std::vector<uint32_t> order = TensorsByOffset();
+  for (size_t i = 0; i < order.size(); ++i) {
+    TensorEntry& tensor = result_.tensors[order[i]];
+    const TensorEntry* next = i + 1 < order.size() ? &result_.tensors[order[i + 1]] : nullptr;
+    const uint64_t room = (next == nullptr ? file_size_ : next->offset) - tensor.offset;
+    if (quant::FindFormat(static_cast<uint32_t>(tensor.type)) == nullptr) {
+      tensor.bytes = room;
+      if (room > 0) continue;
+      record_offset_ = tensor_record_offsets_[order[i]];
+      return Malformed("tensor ", Quoted(tensor.name), " of unknown type ",
+                       static_cast<uint32_t>(tensor.type), " has no bytes: at ", tensor.offset,
+                       next == nullptr ? " the file ends"
+                                       : absl::StrCat(" tensor ", Quoted(next->name), " begins"));
     }
+    if (tensor.bytes <= room) continue;
+    record_offset_ = tensor_record_offsets_[order[i + 1]];  // the last one's end has been checked
+    return Malformed("tensor ", Quoted(next->name), " at ", next->offset, " overlaps tensor ",
+                     Quoted(tensor.name), ", which has ", tensor.bytes, " bytes at ",
+                     tensor.offset);
   }
   return absl::OkStatus();
 }

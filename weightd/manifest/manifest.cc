@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/quant/format.h"
 #include "weightd/gguf/utf8.h"
 
@@ -45,6 +46,12 @@ void FillArray(const gguf::Array& array, bool elide_long, v1::MetadataArray* out
   std::visit([&](const auto& elements) { FillElements(elements, out); }, array.elements);
 }
 
+std::string TypeName(quant::TensorType type) {
+  const auto number = static_cast<uint32_t>(type);
+  const quant::Format* format = quant::FindFormat(number);
+  return format == nullptr ? absl::StrCat("UNKNOWN_", number) : std::string(format->name);
+}
+
 // One overload for each alternative of gguf::Value.
 struct ValueFiller {
   v1::MetadataValue* out;
@@ -79,8 +86,7 @@ v1::TensorInfo BuildTensorInfo(const store::Model& model, size_t index) {
   v1::TensorInfo info;
   info.set_name(tensor.entry->name);
   info.set_type(static_cast<uint32_t>(tensor.entry->type));
-  const std::string_view type_name = quant::FormatOf(tensor.entry->type).name;
-  info.set_type_name(std::string(type_name));
+  info.set_type_name(TypeName(tensor.entry->type));
   for (uint64_t dimension : tensor.entry->dimensions) info.add_dimensions(dimension);
   info.set_shard(tensor.shard);
   info.set_offset(tensor.entry->offset);

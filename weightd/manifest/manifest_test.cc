@@ -56,6 +56,24 @@ TEST(Manifest, DescribesAGoldenModel) {
   EXPECT_EQ(parsed.tensors_size(), 21);
 }
 
+TEST(Manifest, UnknownTypesAndEmptyTensorsAreListed) {
+  const store::TempFolder folder;
+  const std::string path = folder.Write("m.gguf", GgufBuilder()
+                                                      .RawTensor("strange", {5}, 142, 0)
+                                                      .RawTensor("empty", {0, 3}, 0, 32)
+                                                      .Data(std::string(40, 'x'))
+                                                      .Build());
+  const v1::Manifest manifest = BuildManifest(*Open(path));
+  ASSERT_EQ(manifest.tensors_size(), 2);
+  EXPECT_EQ(manifest.tensors(0).type(), 142u);
+  EXPECT_EQ(manifest.tensors(0).type_name(), "UNKNOWN_142");
+  EXPECT_EQ(manifest.tensors(0).bytes(), 40u);
+  EXPECT_EQ(manifest.tensors(1).type_name(), "F32");
+  EXPECT_EQ(manifest.tensors(1).bytes(), 0u);
+  ASSERT_EQ(manifest.tensors(1).dimensions_size(), 2);
+  EXPECT_EQ(manifest.tensors(1).dimensions(0), 0u);
+}
+
 TEST(Manifest, LeavesOutWhatIsNotWanted) {
   const auto model = Open("tests/testdata/golden/models/llama-kq.gguf");
   const v1::Manifest manifest =

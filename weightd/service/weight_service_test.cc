@@ -170,6 +170,44 @@ TEST_F(WeightServiceTest, ReadBlocksReturnsTheFilesBytes) {
   }
 }
 
+// Their bytes can be read and verified like any others'.
+TEST_F(WeightServiceTest, Cases16And18_EmptyTensorsAndUnknownTypesAreServed) {
+  const std::string data = gguf::GgufBuilder::Pattern(100);
+  const std::string path = folder_.Write("odd.gguf", gguf::GgufBuilder()
+                                                         .RawTensor("known", {8}, 0, 0)
+                                                         .RawTensor("strange", {8}, 142, 32)
+                                                         .RawTensor("empty", {3, 0}, 0, 96)
+                                                         .Data(data)
+                                                         .Build());
+  ASSERT_TRUE(Load("mine", path).ok());
+  v1::ListTensorsRequest list;
+  list.set_model("mine");
+  v1::ListTensorsResponse tensors;
+  ASSERT_TRUE(Call(&v1::WeightService::Stub::ListTensors, list, tensors).ok());
+  ASSERT_EQ(tensors.tensors_size(), 3);
+  EXPECT_EQ(tensors.tensors(1).type_name(), "UNKNOWN_142");
+  const std::string expected[] = {data.substr(0, 32), data.substr(32), ""};
+  for (int i = 0; i < 3; ++i) {
+    v1::ReadBlocksRequest request;
+    request.set_model("mine");
+    request.set_tensor(tensors.tensors(i).name());
+    std::string bytes;
+    const grpc::Status status = ReadTensor(request, bytes);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(bytes, expected[i]) << request.tensor();
+    request.set_offset(expected[i].size());
+    request.set_bytes(1);
+    EXPECT_EQ(ReadTensor(request, bytes).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  std::vector<v1::VerifyModelResponse> reports;
+  ASSERT_TRUE(Verify("mine", reports).ok());
+  ASSERT_EQ(reports.size(), 4u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(reports[i].xxh64(), XXH64(expected[i].data(), expected[i].size(), 0)) << i;
+  }
+  EXPECT_EQ(reports[3].bytes_done(), 100u);
+}
+
 TEST_F(WeightServiceTest, ReadBlocksSplitsLargeRangesAndTakesPartialOnes) {
   using gguf::GgufBuilder;
   const std::string large = GgufBuilder::Pattern(3 << 20, 2);

@@ -83,10 +83,13 @@ bool HoldsNumbers(TensorType type) {
 absl::StatusOr<std::pair<TensorType, std::string>> ChooseType(const gguf::TensorEntry& tensor,
                                                               const QuantizeOptions& options) {
   if (HoldsNumbers(tensor.type)) return std::make_pair(tensor.type, std::string("no weights"));
-  if (!quant::FormatOf(tensor.type).dequantizable) {
-    return absl::UnimplementedError(absl::StrCat(options.in, ": tensor ", tensor.name, " at ",
-                                                 tensor.offset, ": type ", NameOf(tensor.type),
-                                                 " cannot be converted"));
+  const auto number = static_cast<uint32_t>(tensor.type);
+  const quant::Format* format = quant::FindFormat(number);
+  if (format == nullptr || !format->dequantizable) {
+    return absl::UnimplementedError(
+        absl::StrCat(options.in, ": tensor ", tensor.name, " at ", tensor.offset, ": type ",
+                     format == nullptr ? absl::StrCat(number) : std::string(format->name),
+                     " cannot be converted"));
   }
   TensorType wanted = options.type;
   if (tensor.name == "token_embd.weight" || tensor.name == "output.weight") {

@@ -19,6 +19,7 @@
 #include "tests/modelgen/gguf_writer.h"
 #include "tests/modelgen/quantize/quantize.h"
 #include "weightd/gguf/gguf_file.h"
+#include "weightd/gguf/testing/gguf_builder.h"
 
 namespace gguf_offload {
 namespace {
@@ -316,6 +317,35 @@ TEST(QuantizeFileTest, IntermediateTypesAreRefused) {
       QuantizeFile({.in = in, .out = PathOf("none.gguf"), .type = TensorType::kQ8_0});
   EXPECT_EQ(outcomes.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_NE(outcomes.status().message().find("strange.weight"), absl::string_view::npos);
+}
+
+TEST(QuantizeFileTest, UnknownTypesAreRefused) {
+  const std::string in = PathOf("unknown.gguf");
+  std::ofstream(in) << gguf::GgufBuilder()
+                           .RawTensor("strange.weight", {32, 2}, 142, 0)
+                           .Data(std::string(64, 'x'))
+                           .Build();
+  const auto outcomes =
+      QuantizeFile({.in = in, .out = PathOf("none.gguf"), .type = TensorType::kQ8_0});
+  EXPECT_EQ(outcomes.status().code(), absl::StatusCode::kUnimplemented);
+  const std::string message(outcomes.status().message());
+  EXPECT_NE(message.find("strange.weight"), std::string::npos) << message;
+  EXPECT_NE(message.find("type 142"), std::string::npos) << message;
+}
+
+TEST(QuantizeFileTest, EmptyTensorsStayEmpty) {
+  const std::string in = PathOf("empty.gguf"), out = PathOf("still_empty.gguf");
+  GgufWriter writer;
+  ASSERT_TRUE(writer.AddTensor("none.weight", {0}, TensorType::kF32).ok());
+  ASSERT_TRUE(writer.AddTensor("no_rows.weight", {64, 0}, TensorType::kF16).ok());
+  ASSERT_TRUE(writer.Write(in, 1, [](size_t, uint64_t, uint64_t, uint8_t*) {}).ok());
+  const auto outcomes = QuantizeFile({.in = in, .out = out, .type = TensorType::kQ8_0});
+  ASSERT_TRUE(outcomes.ok()) << outcomes.status();
+  const gguf::GgufFile file = Parsed(ReadAll(out));
+  ASSERT_EQ(file.tensors.size(), 2u);
+  EXPECT_EQ(file.tensors[0].dimensions, (std::vector<uint64_t>{0}));
+  EXPECT_EQ(file.tensors[1].dimensions, (std::vector<uint64_t>{64, 0}));
+  for (const gguf::TensorEntry& tensor : file.tensors) EXPECT_EQ(tensor.bytes, 0u);
 }
 
 }  // namespace
