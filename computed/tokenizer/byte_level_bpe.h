@@ -35,7 +35,8 @@ class ByteLevelBpe : public TextEncoder {
                                                               const Vocabulary& vocabulary,
                                                               PreTokenizer pre_tokenizer);
 
-  void Encode(std::string_view text, bool after_special, std::vector<int32_t>* ids) const override;
+  void Encode(std::string_view text, const TextContext& context,
+              std::vector<int32_t>* ids) const override;
   std::string DecodeText(std::string_view token_text) const override;
 
  private:
@@ -65,16 +66,19 @@ class ByteLevelBpe : public TextEncoder {
   absl::Status AddMerges(const std::vector<std::string>& merges, const Vocabulary& vocabulary);
   PieceId Intern(const std::string& bytes);
 
-  Merge FindMerge(PieceId left, PieceId right) const;
-  void EncodeWord(std::string_view word, std::vector<int32_t>* ids) const;
-  void MergeShortWord(std::string_view word, std::vector<int32_t>* ids) const;
-  void MergeLongWord(std::string_view word, std::vector<int32_t>* ids) const;
+  // `literal` in these: the text becomes no markup, as if the merges that make it were not there.
+  Merge FindMerge(PieceId left, PieceId right, bool literal) const;
+  Merge FindByteMerge(char left, char right, bool literal) const;
+  void EncodeWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
+  void MergeShortWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
+  void MergeLongWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
   void AppendPiece(PieceId piece, std::vector<int32_t>* ids) const;
 
   PreTokenizer pre_tokenizer_;
   std::optional<int32_t> unknown_;
   std::vector<std::string> piece_bytes_;  // by piece id; never grows after creation
   std::vector<int32_t> piece_token_;      // by piece id; -1: not a token
+  std::vector<uint8_t> piece_markup_;     // by piece id; 1: a token that is markup
   absl::flat_hash_map<std::string, PieceId> piece_index_;
   std::array<PieceId, 256> byte_piece_;
   absl::flat_hash_map<uint64_t, Merge> merges_;  // left << 32 | right

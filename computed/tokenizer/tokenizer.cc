@@ -76,18 +76,20 @@ class ManifestTokenizer : public Tokenizer {
 
   std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
-    if (options.add_special && rules_.add_bos) ids.push_back(*vocabulary_->bos());
+    if (options.add_bos && rules_.add_bos) ids.push_back(*vocabulary_->bos());
     bool after_special = true;
-    for (const TextFragment& fragment : splitter_.Split(text, options.parse_special)) {
+    for (const TextFragment& fragment :
+         splitter_.Split(text, options.parse_special, options.literal)) {
       if (fragment.token >= 0) {
         ids.push_back(fragment.token);
         after_special = true;
       } else {
-        encoder_->Encode(fragment.text, after_special, &ids);
+        encoder_->Encode(fragment.text,
+                         {.after_special = after_special, .literal = fragment.literal}, &ids);
         after_special = false;
       }
     }
-    if (options.add_special && rules_.add_eos) ids.push_back(*vocabulary_->eos());
+    if (options.add_eos && rules_.add_eos) ids.push_back(*vocabulary_->eos());
     return ids;
   }
 
@@ -117,6 +119,10 @@ class ManifestTokenizer : public Tokenizer {
   bool adds_bos() const override { return rules_.add_bos; }
   bool adds_eos() const override { return rules_.add_eos; }
   bool adds_space_prefix() const override { return rules_.add_space_prefix; }
+  std::optional<int32_t> SpecialToken(std::string_view name) const override {
+    const std::optional<int32_t> id = vocabulary_->Find(name);
+    return id && vocabulary_->IsSpecial(*id) ? id : std::nullopt;
+  }
   bool IsEndOfGeneration(int32_t id) const override { return vocabulary_->IsEndOfGeneration(id); }
 
  private:

@@ -22,7 +22,7 @@ json LoadCases() {
 
 TEST(TokenizerGoldenTest, IdsAreThoseOfLlamaCpp) {
   const json cases = LoadCases();
-  const EncodeOptions options{.add_special = cases.at("add_special"),
+  const EncodeOptions options{.add_bos = cases.at("add_special"),
                               .parse_special = cases.at("parse_special")};
   const std::vector<std::string> texts = cases.at("texts");
   ASSERT_EQ(texts.size(), 76u);

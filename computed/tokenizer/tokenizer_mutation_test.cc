@@ -39,8 +39,13 @@ bool Exercise(const v1::Manifest& manifest, Random* random) {
     return false;
   }
   for (int i = 0; i < 4; ++i) {
-    const EncodeOptions options{.add_special = i % 2 == 0, .parse_special = i < 2};
-    const std::vector<int32_t> ids = (*tokenizer)->Encode(RandomBytes(random, 60), options);
+    const std::string text = RandomBytes(random, 60);
+    const TextRange literal[] = {{(*random)() % 80, (*random)() % 80}, {0, (*random)() % 8}};
+    const EncodeOptions options{.add_bos = i % 2 == 0,
+                                .add_eos = i % 2 == 0,
+                                .parse_special = i < 2,
+                                .literal = std::span(literal, (*random)() % 3)};
+    const std::vector<int32_t> ids = (*tokenizer)->Encode(text, options);
     for (int32_t id : ids) {
       EXPECT_GE(id, 0);
       EXPECT_LT(id, (*tokenizer)->vocab_size());

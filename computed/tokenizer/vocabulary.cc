@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "computed/tokenizer/metadata_fields.h"
+#include "computed/tokenizer/unicode.h"
 
 namespace gguf_offload {
 namespace {
@@ -84,6 +85,19 @@ const std::vector<NamedRole>& InfillRoles() {
   return roles;
 }
 
+// U+2581 is how SentencePiece writes a space.
+bool IsWhiteSpace(std::string_view text) {
+  while (!text.empty()) {
+    char32_t character = 0;
+    const size_t length = DecodeUtf8(text, &character);
+    if (length == 0 || (ClassOf(character) != CharClass::kSpace && character != 0x2581)) {
+      return false;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<uint8_t> ParseByteToken(std::string_view text) {
@@ -117,7 +131,13 @@ absl::StatusOr<Vocabulary> Vocabulary::Parse(const v1::Manifest& manifest) {
   if (status.ok()) status = vocabulary.ReadEndOfGenerationIds(manifest);
   if (!status.ok()) return status;
   vocabulary.ClassifyByName(manifest);
+  vocabulary.FindMarkup();
   return vocabulary;
+}
+
+bool Vocabulary::IsSpecial(int32_t id) const {
+  return types_[id] == TokenType::kControl || types_[id] == TokenType::kUnknown ||
+         types_[id] == TokenType::kUserDefined;
 }
 
 std::optional<int32_t> Vocabulary::Find(std::string_view text) const {
@@ -289,6 +309,14 @@ void Vocabulary::ClassifyByName(const v1::Manifest& manifest) {
     const int32_t id = *Find("</s>");
     end_of_generation_[id] = false;
     types_[id] = TokenType::kNormal;
+  }
+}
+
+void Vocabulary::FindMarkup() {
+  markup_.resize(texts_.size());
+  for (int32_t id = 0; id < size(); ++id) {
+    markup_[id] =
+        IsSpecial(id) && (types_[id] != TokenType::kUserDefined || !IsWhiteSpace(texts_[id]));
   }
 }
 

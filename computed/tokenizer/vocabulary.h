@@ -58,6 +58,12 @@ class Vocabulary {
   TokenType type(int32_t id) const { return types_[id]; }
   float score(int32_t id) const { return scores_.empty() ? 0.0f : scores_[id]; }
 
+  // A control, unknown or user-defined token: one that is looked for in a text before all else.
+  bool IsSpecial(int32_t id) const;
+  // A special token that structures a text, so that users' text must never turn into it: all but
+  // user-defined ones of white space alone, which write indentation and empty lines.
+  bool IsMarkup(int32_t id) const { return markup_[id]; }
+
   // The token with this text, of whatever type. No token is found by an empty text.
   std::optional<int32_t> Find(std::string_view text) const;
 
@@ -77,6 +83,7 @@ class Vocabulary {
   absl::Status ReadSpecialIds(const v1::Manifest& manifest);
   absl::Status ReadEndOfGenerationIds(const v1::Manifest& manifest);
   void ClassifyByName(const v1::Manifest& manifest);
+  void FindMarkup();
   void MarkEndOfGeneration(int32_t id) { end_of_generation_[id] = true; }
 
   Model model_ = Model::kByteLevelBpe;
@@ -85,6 +92,7 @@ class Vocabulary {
   std::vector<float> scores_;  // empty if the file has none
   TokenIndex index_;           // keys point into texts_
   std::vector<bool> end_of_generation_;
+  std::vector<bool> markup_;
   std::optional<int32_t> bos_;
   std::optional<int32_t> eos_;
   std::optional<int32_t> unknown_;

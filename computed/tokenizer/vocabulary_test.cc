@@ -188,13 +188,15 @@ TEST(VocabularyTest, TinyAndOddVocabulariesWork) {
   ASSERT_TRUE(spm.ok()) << spm.status();
   EXPECT_EQ((*spm)->bos(), std::nullopt);
   EXPECT_FALSE((*spm)->adds_bos());
-  EXPECT_EQ((*spm)->Encode("a\xFF", {.add_special = true}), std::vector<int32_t>({0, 0, 0}));
+  EXPECT_EQ((*spm)->Encode("a\xFF", {.add_bos = true, .add_eos = true}),
+            std::vector<int32_t>({0, 0, 0}));
   SetString(&manifest, "tokenizer.ggml.model", "gpt2");
   SetString(&manifest, "tokenizer.ggml.pre", "llama-bpe");
   SetStrings(&manifest, "tokenizer.ggml.merges", {});
   const auto bpe = Tokenizer::Create(manifest);
   ASSERT_TRUE(bpe.ok()) << bpe.status();
-  EXPECT_EQ((*bpe)->Encode("hello \xFF", {.add_special = true}), std::vector<int32_t>());
+  EXPECT_EQ((*bpe)->Encode("hello \xFF", {.add_bos = true, .add_eos = true}),
+            std::vector<int32_t>());
 }
 
 }  // namespace
