@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 #include "computed/tokenizer/metadata_fields.h"
 #include "computed/tokenizer/unicode.h"
 
@@ -49,9 +50,10 @@ uint64_t PairKey(uint32_t left, uint32_t right) {
   return static_cast<uint64_t>(left) << 32 | right;
 }
 
-absl::Status MergeError(size_t rank, const std::string& merge, const char* problem) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      kMergesKey, ": merge ", rank, " \"", absl::CHexEscape(merge.substr(0, 64)), "\" ", problem));
+absl::Status MergeError(size_t rank, const std::string& merge) {
+  return absl::InvalidArgumentError(absl::StrCat(kMergesKey, ": merge ", rank, " \"",
+                                                 absl::CHexEscape(merge.substr(0, 64)),
+                                                 "\" is not two parts with a space between them"));
 }
 
 }  // namespace
@@ -133,10 +135,10 @@ absl::StatusOr<std::unique_ptr<ByteLevelBpe>> ByteLevelBpe::Create(const v1::Man
 }
 
 void ByteLevelBpe::AddTokens(const Vocabulary& vocabulary) {
-  unknown_ = vocabulary.unknown();
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     // Special tokens are found before encoding; ordinary text must never turn into them.
     const TokenType type = vocabulary.type(id);
+    if (vocabulary.Find(vocabulary.text(id)) != id) continue;
     if (type == TokenType::kControl || type == TokenType::kUnknown) continue;
     const std::optional<std::string> bytes = DecodeByteCharacters(vocabulary.text(id));
     if (!bytes || bytes->empty()) continue;
@@ -152,14 +154,16 @@ void ByteLevelBpe::AddTokens(const Vocabulary& vocabulary) {
 absl::Status ByteLevelBpe::AddMerges(const std::vector<std::string>& merges,
                                      const Vocabulary& vocabulary) {
   merges_.reserve(merges.size());
+  absl::Status malformed;  // the first that is
+  size_t malformed_count = 0;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const std::string& merge = merges[rank];
     // A space at index 0 would be the left part itself.
     const size_t space = merge.find(' ', 1);
-    if (merge.empty() || space == std::string::npos) {
-      return MergeError(rank, merge, "has no space between two parts");
+    if (merge.empty() || space == std::string::npos || space + 1 == merge.size()) {
+      if (malformed_count++ == 0) malformed = MergeError(rank, merge);
+      continue;
     }
-    if (space + 1 == merge.size()) return MergeError(rank, merge, "has an empty right part");
     const std::optional<std::string> left =
         DecodeByteCharacters(std::string_view(merge).substr(0, space));
     const std::optional<std::string> right =
@@ -176,6 +180,10 @@ absl::Status ByteLevelBpe::AddMerges(const std::vector<std::string>& merges,
     const PieceId right_piece = Intern(*right);
     const Merge result{static_cast<uint32_t>(rank), Intern(*left + *right)};
     merges_.try_emplace(PairKey(left_piece, right_piece), result);  // the first rank counts
+  }
+  if (malformed_count > 0) {
+    if (malformed_count == merges.size()) return malformed;
+    Log(LogLevel::kWarning, "merges ignored", {{"count", malformed_count}, {"first", malformed}});
   }
   byte_merges_.resize(256 * 256);
   std::vector<int> byte_of_piece(piece_bytes_.size(), -1);
@@ -316,8 +324,9 @@ void ByteLevelBpe::AppendPiece(PieceId piece, std::vector<int32_t>* ids) const {
     const int32_t token = piece_token_[byte_piece_[static_cast<uint8_t>(byte)]];
     if (token >= 0) {
       ids->push_back(token);
-    } else if (unknown_) {
-      ids->push_back(*unknown_);
+    } else if (!lost_byte_.exchange(true, std::memory_order_relaxed)) {
+      Log(LogLevel::kWarning, "the vocabulary has no token for a byte, which is left out of texts",
+          {{"byte", static_cast<int>(static_cast<uint8_t>(byte))}});
     }
   }
 }

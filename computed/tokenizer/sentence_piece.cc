@@ -73,12 +73,16 @@ SentencePiece::SentencePiece(const Vocabulary* vocabulary, SentencePieceOptions 
     const std::string& text = vocabulary_->text(id);
     const TokenType type = vocabulary_->type(id);
     const std::optional<uint8_t> byte = ParseByteToken(text);
-    // A vocabulary without types has its bytes among the normal tokens.
-    if (byte && (type == TokenType::kByte || byte_tokens_[*byte] < 0)) byte_tokens_[*byte] = id;
+    if (byte && (byte_tokens_[*byte] < 0 ||
+                 // A vocabulary without types has its bytes among the normal tokens.
+                 (type == TokenType::kByte &&
+                  vocabulary_->type(byte_tokens_[*byte]) != TokenType::kByte))) {
+      byte_tokens_[*byte] = id;
+    }
     // Special tokens are found before encoding, and byte tokens are no text: ordinary text must
     // never turn into either.
-    if (text.empty() || type == TokenType::kControl || type == TokenType::kUnknown ||
-        type == TokenType::kByte) {
+    if (vocabulary_->Find(text) != id || type == TokenType::kControl ||
+        type == TokenType::kUnknown || type == TokenType::kByte) {
       continue;
     }
     index_.try_emplace(text, id);

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 #include "computed/tokenizer/byte_level_bpe.h"
 #include "computed/tokenizer/metadata_fields.h"
 #include "computed/tokenizer/pre_tokenizer.h"
@@ -26,15 +26,17 @@ struct Rules {
   bool add_space_prefix = false;
 };
 
-// Whether `token` is to be added. A file that demands a token it does not have is malformed; a
-// default that cannot be followed is none.
+// Whether `token` is to be added. What cannot be followed is ignored, and logged if the file says
+// it.
 absl::StatusOr<bool> ReadAddRule(const v1::Manifest& manifest, const char* key, bool by_default,
                                  std::optional<int32_t> token) {
   const absl::StatusOr<std::optional<bool>> add = ReadBool(manifest, key);
   if (!add.ok()) return add.status();
   if (!add->has_value()) return by_default && token.has_value();
   if (**add && !token) {
-    return absl::InvalidArgumentError(absl::StrCat(key, ": true, but there is no such token id"));
+    Log(LogLevel::kWarning, "token not added to texts, the file gives no id for it",
+        {{"key", key}});
+    return false;
   }
   return **add;
 }

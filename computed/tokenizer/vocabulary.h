@@ -45,7 +45,9 @@ class Vocabulary {
  public:
   enum class Model { kSentencePiece, kByteLevelBpe };
 
-  // InvalidArgument naming the metadata key, and the token where one is at fault.
+  // InvalidArgument naming the metadata key, and the token where one is at fault. What does not
+  // stand in the way of encoding is ignored, and logged: ids out of
+  // range, unknown types, arrays longer than the tokens, tokens that repeat others.
   static absl::StatusOr<Vocabulary> Parse(const v1::Manifest& manifest);
 
   Vocabulary(Vocabulary&&) = default;
@@ -78,11 +80,12 @@ class Vocabulary {
   Vocabulary() = default;
 
   absl::Status ReadTokens(const v1::Manifest& manifest);
-  absl::Status ReadTypesAndScores(const v1::Manifest& manifest);
+  absl::Status ReadTypes(const v1::Manifest& manifest);
+  absl::Status ReadScores(const v1::Manifest& manifest);
   absl::Status CheckByteTokens() const;
   absl::Status ReadSpecialIds(const v1::Manifest& manifest);
   absl::Status ReadEndOfGenerationIds(const v1::Manifest& manifest);
-  void ClassifyByName(const v1::Manifest& manifest);
+  void ClassifyByName();
   void FindMarkup();
   void MarkEndOfGeneration(int32_t id) { end_of_generation_[id] = true; }
 
@@ -93,6 +96,7 @@ class Vocabulary {
   TokenIndex index_;           // keys point into texts_
   std::vector<bool> end_of_generation_;
   std::vector<bool> markup_;
+  std::vector<bool> known_roles_;  // of infilling: whether the file gives an id
   std::optional<int32_t> bos_;
   std::optional<int32_t> eos_;
   std::optional<int32_t> unknown_;
