@@ -35,6 +35,7 @@ absl::StatusOr<Ids> TokenizeByWorker(const Arguments& arguments, const std::stri
   v1::TokenizeRequest request;
   request.set_text(text);
   request.set_add_special(arguments.Has("add-special"));
+  request.set_add_end(arguments.Has("add-end"));
   request.set_plain_text(arguments.Has("plain-text"));
   grpc::ClientContext context;
   v1::TokenizeResponse response;
@@ -73,7 +74,8 @@ absl::Status RunTokenize(const Arguments& arguments) {
   } else {
     absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FetchTokenizer(arguments);
     if (!tokenizer.ok()) return tokenizer.status();
-    const EncodeOptions options = {.add_special = arguments.Has("add-special"),
+    const EncodeOptions options = {.add_bos = arguments.Has("add-special"),
+                                   .add_eos = arguments.Has("add-end"),
                                    .parse_special = !arguments.Has("plain-text")};
     ids = (*tokenizer)->Encode(*text, options);
   }
@@ -108,6 +110,8 @@ std::vector<Command> TokenCommands() {
   const Flag text = {"text", FlagKind::kText, "TEXT", "The text."};
   const Flag add_special = {"add-special", FlagKind::kSwitch, "",
                             "Puts the model's start token in front if it wants one."};
+  const Flag add_end = {"add-end", FlagKind::kSwitch, "",
+                        "Puts the model's end token at the end if it wants one."};
   const Flag plain = {"plain-text", FlagKind::kSwitch, "",
                       "Takes special tokens in the text as plain text."};
   const Flag tokens = {"tokens", FlagKind::kText, "IDS", "The token ids: 1,2,3.", true};
@@ -118,7 +122,7 @@ std::vector<Command> TokenCommands() {
        "",
        0,
        "Prints a text's token ids as a JSON array.",
-       {kEitherWeightsFlag, model, kEitherWorkerFlag, text_file, text, add_special, plain},
+       {kEitherWeightsFlag, model, kEitherWorkerFlag, text_file, text, add_special, add_end, plain},
        RunTokenize},
       {"detokenize",
        "",

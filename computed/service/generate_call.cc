@@ -69,7 +69,7 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& request, const Work
     case v1::GenerateRequest::kText:
       if (worker.tokenizer == nullptr) return worker.tokenizer_error;
       result.prompt = worker.tokenizer->Encode(
-          request.text(), {.add_special = true, .parse_special = !request.plain_text()});
+          request.text(), {.add_bos = true, .parse_special = !request.plain_text()});
       break;
     case v1::GenerateRequest::PROMPT_NOT_SET:
       return absl::InvalidArgumentError("the request has no prompt");

@@ -96,9 +96,10 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
   absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) return Finish(context, pass.status());
   if (worker_.tokenizer == nullptr) return Finish(context, worker_.tokenizer_error);
-  for (int32_t token : worker_.tokenizer->Encode(
-           request->text(),
-           {.add_special = request->add_special(), .parse_special = !request->plain_text()})) {
+  for (int32_t token :
+       worker_.tokenizer->Encode(request->text(), {.add_bos = request->add_special(),
+                                                  .add_eos = request->add_end(),
+                                                  .parse_special = !request->plain_text()})) {
     response->add_tokens(token);
   }
   return Finish(context, absl::OkStatus());

@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 #include "computed/tokenizer/metadata_fields.h"
 #include "computed/tokenizer/unicode.h"
 
@@ -49,9 +50,10 @@ uint64_t PairKey(uint32_t left, uint32_t right) {
   return static_cast<uint64_t>(left) << 32 | right;
 }
 
-absl::Status MergeError(size_t rank, const std::string& merge, const char* problem) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      kMergesKey, ": merge ", rank, " \"", absl::CHexEscape(merge.substr(0, 64)), "\" ", problem));
+absl::Status MergeError(size_t rank, const std::string& merge) {
+  return absl::InvalidArgumentError(absl::StrCat(kMergesKey, ": merge ", rank, " \"",
+                                                 absl::CHexEscape(merge.substr(0, 64)),
+                                                 "\" is not two parts with a space between them"));
 }
 
 }  // namespace
@@ -133,35 +135,35 @@ absl::StatusOr<std::unique_ptr<ByteLevelBpe>> ByteLevelBpe::Create(const v1::Man
 }
 
 void ByteLevelBpe::AddTokens(const Vocabulary& vocabulary) {
-  unknown_ = vocabulary.unknown();
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     // Special tokens are found before encoding; ordinary text must never turn into them.
     const TokenType type = vocabulary.type(id);
+    if (vocabulary.Find(vocabulary.text(id)) != id) continue;
     if (type == TokenType::kControl || type == TokenType::kUnknown) continue;
     const std::optional<std::string> bytes = DecodeByteCharacters(vocabulary.text(id));
     if (!bytes || bytes->empty()) continue;
-    piece_token_.resize(piece_bytes_.size(), -1);
     const PieceId piece = Intern(*bytes);
-    piece_token_.resize(piece_bytes_.size(), -1);
     piece_token_[piece] = id;
+    piece_markup_[piece] = vocabulary.IsMarkup(id);
   }
   for (int byte = 0; byte < 256; ++byte) {
     byte_piece_[byte] = Intern(std::string(1, static_cast<char>(byte)));
   }
-  piece_token_.resize(piece_bytes_.size(), -1);
 }
 
 absl::Status ByteLevelBpe::AddMerges(const std::vector<std::string>& merges,
                                      const Vocabulary& vocabulary) {
   merges_.reserve(merges.size());
+  absl::Status malformed;  // the first that is
+  size_t malformed_count = 0;
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const std::string& merge = merges[rank];
     // A space at index 0 would be the left part itself.
     const size_t space = merge.find(' ', 1);
-    if (merge.empty() || space == std::string::npos) {
-      return MergeError(rank, merge, "has no space between two parts");
+    if (merge.empty() || space == std::string::npos || space + 1 == merge.size()) {
+      if (malformed_count++ == 0) malformed = MergeError(rank, merge);
+      continue;
     }
-    if (space + 1 == merge.size()) return MergeError(rank, merge, "has an empty right part");
     const std::optional<std::string> left =
         DecodeByteCharacters(std::string_view(merge).substr(0, space));
     const std::optional<std::string> right =
@@ -179,7 +181,10 @@ absl::Status ByteLevelBpe::AddMerges(const std::vector<std::string>& merges,
     const Merge result{static_cast<uint32_t>(rank), Intern(*left + *right)};
     merges_.try_emplace(PairKey(left_piece, right_piece), result);  // the first rank counts
   }
-  piece_token_.resize(piece_bytes_.size(), -1);
+  if (malformed_count > 0) {
+    if (malformed_count == merges.size()) return malformed;
+    Log(LogLevel::kWarning, "merges ignored", {{"count", malformed_count}, {"first", malformed}});
+  }
   byte_merges_.resize(256 * 256);
   std::vector<int> byte_of_piece(piece_bytes_.size(), -1);
   for (int byte = 0; byte < 256; ++byte) byte_of_piece[byte_piece_[byte]] = byte;
@@ -194,55 +199,68 @@ absl::Status ByteLevelBpe::AddMerges(const std::vector<std::string>& merges,
 ByteLevelBpe::PieceId ByteLevelBpe::Intern(const std::string& bytes) {
   const auto [it, inserted] =
       piece_index_.try_emplace(bytes, static_cast<PieceId>(piece_bytes_.size()));
-  if (inserted) piece_bytes_.push_back(bytes);
+  if (inserted) {
+    piece_bytes_.push_back(bytes);
+    piece_token_.push_back(-1);
+    piece_markup_.push_back(0);
+  }
   return it->second;
 }
 
-ByteLevelBpe::Merge ByteLevelBpe::FindMerge(PieceId left, PieceId right) const {
+ByteLevelBpe::Merge ByteLevelBpe::FindMerge(PieceId left, PieceId right, bool literal) const {
   const auto it = merges_.find(PairKey(left, right));
-  return it == merges_.end() ? Merge{} : it->second;
+  if (it == merges_.end() || (literal && piece_markup_[it->second.result])) return Merge{};
+  return it->second;
 }
 
-void ByteLevelBpe::Encode(std::string_view text, bool /*after_special*/,
+ByteLevelBpe::Merge ByteLevelBpe::FindByteMerge(char left, char right, bool literal) const {
+  const Merge& merge = byte_merges_[static_cast<uint8_t>(left) * 256 + static_cast<uint8_t>(right)];
+  if (literal && merge.rank != kNoRank && piece_markup_[merge.result]) return Merge{};
+  return merge;
+}
+
+void ByteLevelBpe::Encode(std::string_view text, const TextContext& context,
                           std::vector<int32_t>* ids) const {
   WordCache cache;
   for (std::string_view word : pre_tokenizer_.Split(text)) {
     if (word.size() > kShortWord) {
       for (; word.size() > kLongestWord; word.remove_prefix(kLongestWord)) {
-        EncodeWord(word.substr(0, kLongestWord), ids);
+        EncodeWord(word.substr(0, kLongestWord), context.literal, ids);
       }
-      EncodeWord(word, ids);
+      EncodeWord(word, context.literal, ids);
     } else if (!cache.Append(word, ids)) {
       const size_t first = ids->size();
-      EncodeWord(word, ids);
+      EncodeWord(word, context.literal, ids);
       cache.Put(word, *ids, first);
     }
   }
 }
 
-void ByteLevelBpe::EncodeWord(std::string_view word, std::vector<int32_t>* ids) const {
+void ByteLevelBpe::EncodeWord(std::string_view word, bool literal,
+                              std::vector<int32_t>* ids) const {
   if (pre_tokenizer_.ignore_merges()) {
     const auto it = piece_index_.find(absl::string_view(word.data(), word.size()));
-    if (it != piece_index_.end() && piece_token_[it->second] >= 0) {
+    if (it != piece_index_.end() && piece_token_[it->second] >= 0 &&
+        !(literal && piece_markup_[it->second])) {
       ids->push_back(piece_token_[it->second]);
       return;
     }
   }
   if (word.size() <= kShortWord) {
-    MergeShortWord(word, ids);
+    MergeShortWord(word, literal, ids);
   } else {
-    MergeLongWord(word, ids);
+    MergeLongWord(word, literal, ids);
   }
 }
 
-void ByteLevelBpe::MergeShortWord(std::string_view word, std::vector<int32_t>* ids) const {
+void ByteLevelBpe::MergeShortWord(std::string_view word, bool literal,
+                                  std::vector<int32_t>* ids) const {
   PieceId pieces[kShortWord];
   Merge merges[kShortWord];  // merges[i]: of pieces i and i + 1
   size_t count = word.size();
   for (size_t i = 0; i < count; ++i) pieces[i] = byte_piece_[static_cast<uint8_t>(word[i])];
   for (size_t i = 0; i + 1 < count; ++i) {
-    merges[i] =
-        byte_merges_[static_cast<uint8_t>(word[i]) * 256 + static_cast<uint8_t>(word[i + 1])];
+    merges[i] = FindByteMerge(word[i], word[i + 1], literal);
   }
   while (count > 1) {
     size_t best = 0;
@@ -254,13 +272,14 @@ void ByteLevelBpe::MergeShortWord(std::string_view word, std::vector<int32_t>* i
     std::copy(pieces + best + 2, pieces + count, pieces + best + 1);
     if (best + 2 < count) std::copy(merges + best + 2, merges + count - 1, merges + best + 1);
     --count;
-    if (best > 0) merges[best - 1] = FindMerge(pieces[best - 1], pieces[best]);
-    if (best + 1 < count) merges[best] = FindMerge(pieces[best], pieces[best + 1]);
+    if (best > 0) merges[best - 1] = FindMerge(pieces[best - 1], pieces[best], literal);
+    if (best + 1 < count) merges[best] = FindMerge(pieces[best], pieces[best + 1], literal);
   }
   for (size_t i = 0; i < count; ++i) AppendPiece(pieces[i], ids);
 }
 
-void ByteLevelBpe::MergeLongWord(std::string_view word, std::vector<int32_t>* ids) const {
+void ByteLevelBpe::MergeLongWord(std::string_view word, bool literal,
+                                 std::vector<int32_t>* ids) const {
   const uint32_t count = static_cast<uint32_t>(word.size());
   std::vector<Symbol> symbols(count);
   std::vector<Candidate> initial;
@@ -268,14 +287,13 @@ void ByteLevelBpe::MergeLongWord(std::string_view word, std::vector<int32_t>* id
     symbols[i] = {byte_piece_[static_cast<uint8_t>(word[i])], i == 0 ? kNone : i - 1,
                   i + 1 == count ? kNone : i + 1, 1};
     if (i == 0) continue;
-    const Merge& merge =
-        byte_merges_[static_cast<uint8_t>(word[i - 1]) * 256 + static_cast<uint8_t>(word[i])];
+    const Merge merge = FindByteMerge(word[i - 1], word[i], literal);
     if (merge.rank != kNoRank) initial.push_back({merge.rank, i - 1, i, 1, merge.result});
   }
   std::priority_queue<Candidate> queue(std::less<Candidate>(), std::move(initial));
   auto consider = [&](uint32_t left, uint32_t right) {
     if (left == kNone || right == kNone) return;
-    const Merge merge = FindMerge(symbols[left].piece, symbols[right].piece);
+    const Merge merge = FindMerge(symbols[left].piece, symbols[right].piece, literal);
     if (merge.rank == kNoRank) return;
     queue.push({merge.rank, left, right, symbols[right].size, merge.result});
   };
@@ -306,8 +324,9 @@ void ByteLevelBpe::AppendPiece(PieceId piece, std::vector<int32_t>* ids) const {
     const int32_t token = piece_token_[byte_piece_[static_cast<uint8_t>(byte)]];
     if (token >= 0) {
       ids->push_back(token);
-    } else if (unknown_) {
-      ids->push_back(*unknown_);
+    } else if (!lost_byte_.exchange(true, std::memory_order_relaxed)) {
+      Log(LogLevel::kWarning, "the vocabulary has no token for a byte, which is left out of texts",
+          {{"byte", static_cast<int>(static_cast<uint8_t>(byte))}});
     }
   }
 }

@@ -5,6 +5,7 @@
 #define COMPUTED_TOKENIZER_BYTE_LEVEL_BPE_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -27,15 +28,18 @@ namespace gguf_offload {
 // other characters.
 std::optional<std::string> DecodeByteCharacters(std::string_view text);
 
-// Immutable, thread safe. Linear in the text but for long words, where it is n log n.
+// Immutable, thread safe. Linear in the text but for long words, where it is n log n. A byte for
+// which the vocabulary has no token is left out of the ids; that is logged once.
 class ByteLevelBpe : public TextEncoder {
  public:
-  // Reads `tokenizer.ggml.merges`. Keeps nothing of the arguments.
+  // Reads `tokenizer.ggml.merges`: those without two parts are ignored, and logged, unless all are
+  // like that. Keeps nothing of the arguments.
   static absl::StatusOr<std::unique_ptr<ByteLevelBpe>> Create(const v1::Manifest& manifest,
                                                               const Vocabulary& vocabulary,
                                                               PreTokenizer pre_tokenizer);
 
-  void Encode(std::string_view text, bool after_special, std::vector<int32_t>* ids) const override;
+  void Encode(std::string_view text, const TextContext& context,
+              std::vector<int32_t>* ids) const override;
   std::string DecodeText(std::string_view token_text) const override;
 
  private:
@@ -65,20 +69,23 @@ class ByteLevelBpe : public TextEncoder {
   absl::Status AddMerges(const std::vector<std::string>& merges, const Vocabulary& vocabulary);
   PieceId Intern(const std::string& bytes);
 
-  Merge FindMerge(PieceId left, PieceId right) const;
-  void EncodeWord(std::string_view word, std::vector<int32_t>* ids) const;
-  void MergeShortWord(std::string_view word, std::vector<int32_t>* ids) const;
-  void MergeLongWord(std::string_view word, std::vector<int32_t>* ids) const;
+  // `literal` in these: the text becomes no markup, as if the merges that make it were not there.
+  Merge FindMerge(PieceId left, PieceId right, bool literal) const;
+  Merge FindByteMerge(char left, char right, bool literal) const;
+  void EncodeWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
+  void MergeShortWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
+  void MergeLongWord(std::string_view word, bool literal, std::vector<int32_t>* ids) const;
   void AppendPiece(PieceId piece, std::vector<int32_t>* ids) const;
 
   PreTokenizer pre_tokenizer_;
-  std::optional<int32_t> unknown_;
   std::vector<std::string> piece_bytes_;  // by piece id; never grows after creation
   std::vector<int32_t> piece_token_;      // by piece id; -1: not a token
+  std::vector<uint8_t> piece_markup_;     // by piece id; 1: a token that is markup
   absl::flat_hash_map<std::string, PieceId> piece_index_;
   std::array<PieceId, 256> byte_piece_;
   absl::flat_hash_map<uint64_t, Merge> merges_;  // left << 32 | right
   std::vector<Merge> byte_merges_;               // (256, 256): merges_ for pairs of single bytes
+  mutable std::atomic<bool> lost_byte_ = false;  // one was left out, and logged
 };
 
 }  // namespace gguf_offload

@@ -1,17 +1,25 @@
 #include "computed/tokenizer/metadata_fields.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 
 namespace gguf_offload {
 namespace {
 
 // GGUF value types (GGUF specification, gguf_metadata_value_type).
+constexpr uint32_t kGgufInt32 = 5;  // this and below: integers of up to 32 bits
 constexpr uint32_t kGgufFloat32 = 6;
-constexpr uint32_t kGgufBool = 7;
 constexpr uint32_t kGgufString = 8;
+constexpr uint32_t kGgufUint64 = 10;
+constexpr uint32_t kGgufInt64 = 11;
+
+bool IsIntegerType(uint32_t type) {
+  return type <= kGgufInt32 || type == kGgufUint64 || type == kGgufInt64;
+}
 
 const v1::MetadataValue* Find(const v1::Manifest& manifest, const std::string& key) {
   const auto it = manifest.metadata().find(key);
@@ -66,14 +74,18 @@ absl::StatusOr<std::optional<int32_t>> ReadTokenId(const v1::Manifest& manifest,
   uint64_t id = 0;
   if (value->has_unsigned_value()) {
     id = value->unsigned_value();
-  } else if (value->has_signed_value() && value->signed_value() >= 0) {
-    id = static_cast<uint64_t>(value->signed_value());
+  } else if (value->has_signed_value()) {
+    id = static_cast<uint64_t>(value->signed_value());  // a negative one is out of range as well
   } else {
     return WrongType(key, "a token id");
   }
   if (id >= static_cast<uint64_t>(vocab_size)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        key, ": token id ", id, " is out of range; the vocabulary has ", vocab_size, " tokens"));
+    Log(LogLevel::kWarning, "special token ignored, its id is out of range",
+        {{"key", key},
+         {"id",
+          value->has_unsigned_value() ? absl::StrCat(id) : absl::StrCat(value->signed_value())},
+         {"tokens", vocab_size}});
+    return std::nullopt;
   }
   return static_cast<int32_t>(id);
 }
@@ -99,7 +111,15 @@ absl::StatusOr<std::optional<std::vector<float>>> ReadFloats(const v1::Manifest&
   if (!found.ok()) return found.status();
   if (*found == nullptr) return std::nullopt;
   const v1::MetadataArray& array = **found;
-  if (array.element_type() != kGgufFloat32) return WrongType(key, "an array of float32");
+  if (IsIntegerType(array.element_type())) {
+    const absl::StatusOr<std::optional<std::vector<int64_t>>> integers =
+        ReadIntegers(manifest, key);
+    if (!integers.ok()) return integers.status();
+    return std::vector<float>((*integers)->begin(), (*integers)->end());
+  }
+  if (array.element_type() != kGgufFloat32) {
+    return WrongType(key, "an array of float32 or of integers");
+  }
   const absl::Status length = CheckLength(key, array, array.float_values_size());
   if (!length.ok()) return length;
   return std::vector<float>(array.float_values().begin(), array.float_values().end());
@@ -111,20 +131,14 @@ absl::StatusOr<std::optional<std::vector<int64_t>>> ReadIntegers(const v1::Manif
   if (!found.ok()) return found.status();
   if (*found == nullptr) return std::nullopt;
   const v1::MetadataArray& array = **found;
-  // uint8 ... int32 are 0 to 5, uint64 and int64 are 10 and 11.
-  const uint32_t type = array.element_type();
-  if ((type >= kGgufFloat32 && type <= kGgufBool + 2) || type > 11) {
-    return WrongType(key, "an array of integers");
-  }
+  if (!IsIntegerType(array.element_type())) return WrongType(key, "an array of integers");
   const absl::Status length =
       CheckLength(key, array, array.signed_values_size() + array.unsigned_values_size());
   if (!length.ok()) return length;
   std::vector<int64_t> integers(array.signed_values().begin(), array.signed_values().end());
+  constexpr uint64_t kLargest = std::numeric_limits<int64_t>::max();
   for (uint64_t value : array.unsigned_values()) {
-    if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-      return absl::InvalidArgumentError(absl::StrCat(key, ": ", value, " is out of range"));
-    }
-    integers.push_back(static_cast<int64_t>(value));
+    integers.push_back(static_cast<int64_t>(std::min(value, kLargest)));
   }
   return integers;
 }

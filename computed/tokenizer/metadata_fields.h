@@ -17,15 +17,16 @@ namespace gguf_offload {
 absl::StatusOr<std::optional<std::string>> ReadString(const v1::Manifest& manifest,
                                                       const std::string& key);
 absl::StatusOr<std::optional<bool>> ReadBool(const v1::Manifest& manifest, const std::string& key);
-// A token id: InvalidArgument also unless 0 <= id < vocab_size.
+// A token id. One that is not within [0, vocab_size) is as good as absent, and logged: published
+// files have ids that were never set.
 absl::StatusOr<std::optional<int32_t>> ReadTokenId(const v1::Manifest& manifest,
                                                    const std::string& key, int32_t vocab_size);
 absl::StatusOr<std::optional<std::vector<std::string>>> ReadStrings(const v1::Manifest& manifest,
                                                                     const std::string& key);
-// float32 elements only.
+// Elements of float32 or of any integer type.
 absl::StatusOr<std::optional<std::vector<float>>> ReadFloats(const v1::Manifest& manifest,
                                                              const std::string& key);
-// Elements of any integer type that fit int64.
+// Elements of any integer type; those beyond int64 are its largest value.
 absl::StatusOr<std::optional<std::vector<int64_t>>> ReadIntegers(const v1::Manifest& manifest,
                                                                  const std::string& key);
 

@@ -73,12 +73,16 @@ SentencePiece::SentencePiece(const Vocabulary* vocabulary, SentencePieceOptions 
     const std::string& text = vocabulary_->text(id);
     const TokenType type = vocabulary_->type(id);
     const std::optional<uint8_t> byte = ParseByteToken(text);
-    // A vocabulary without types has its bytes among the normal tokens.
-    if (byte && (type == TokenType::kByte || byte_tokens_[*byte] < 0)) byte_tokens_[*byte] = id;
+    if (byte && (byte_tokens_[*byte] < 0 ||
+                 // A vocabulary without types has its bytes among the normal tokens.
+                 (type == TokenType::kByte &&
+                  vocabulary_->type(byte_tokens_[*byte]) != TokenType::kByte))) {
+      byte_tokens_[*byte] = id;
+    }
     // Special tokens are found before encoding, and byte tokens are no text: ordinary text must
     // never turn into either.
-    if (text.empty() || type == TokenType::kControl || type == TokenType::kUnknown ||
-        type == TokenType::kByte) {
+    if (vocabulary_->Find(text) != id || type == TokenType::kControl ||
+        type == TokenType::kUnknown || type == TokenType::kByte) {
       continue;
     }
     index_.try_emplace(text, id);
@@ -86,10 +90,11 @@ SentencePiece::SentencePiece(const Vocabulary* vocabulary, SentencePieceOptions 
   }
 }
 
-int32_t SentencePiece::FindText(std::string_view text) const {
+int32_t SentencePiece::FindText(std::string_view text, bool literal) const {
   if (text.size() > longest_token_) return -1;
   const auto it = index_.find(text);
-  return it == index_.end() ? -1 : it->second;
+  if (it == index_.end() || (literal && vocabulary_->IsMarkup(it->second))) return -1;
+  return it->second;
 }
 
 std::string SentencePiece::Normalize(std::string_view text, bool after_special) const {
@@ -111,16 +116,17 @@ std::string SentencePiece::Normalize(std::string_view text, bool after_special) 
   return normalized;
 }
 
-void SentencePiece::Encode(std::string_view text, bool after_special,
+void SentencePiece::Encode(std::string_view text, const TextContext& context,
                            std::vector<int32_t>* ids) const {
-  for (; text.size() > kLongestText; text.remove_prefix(kLongestText)) {
-    Encode(text.substr(0, kLongestText), after_special, ids);
-    after_special = false;
+  if (text.size() > kLongestText) {
+    Encode(text.substr(0, kLongestText), context, ids);
+    Encode(text.substr(kLongestText), {.after_special = false, .literal = context.literal}, ids);
+    return;
   }
-  const std::string normalized = Normalize(text, after_special);
+  const std::string normalized = Normalize(text, context.after_special);
   if (normalized.empty()) return;
   std::vector<Symbol> symbols;
-  Merge(normalized, &symbols);
+  Merge(normalized, context.literal, &symbols);
   for (uint32_t i = 0; i != kNone; i = symbols[i].next) {
     if (symbols[i].token >= 0) {
       ids->push_back(symbols[i].token);
@@ -130,21 +136,21 @@ void SentencePiece::Encode(std::string_view text, bool after_special,
   }
 }
 
-void SentencePiece::Merge(std::string_view text, std::vector<Symbol>* symbols) const {
+void SentencePiece::Merge(std::string_view text, bool literal, std::vector<Symbol>* symbols) const {
   symbols->reserve(text.size());
   for (size_t offset = 0; offset < text.size();) {
     const size_t size = CharacterLength(text.substr(offset));
     const uint32_t i = static_cast<uint32_t>(symbols->size());
     symbols->push_back({text.data() + offset, static_cast<uint32_t>(size), i == 0 ? kNone : i - 1,
                         offset + size == text.size() ? kNone : i + 1,
-                        FindText(text.substr(offset, size))});
+                        FindText(text.substr(offset, size), literal)});
     offset += size;
   }
   std::vector<Candidate> initial;
   auto merge_of = [&](uint32_t left, uint32_t right, Candidate* candidate) {
     if (left == kNone || right == kNone) return false;
     const uint32_t size = (*symbols)[left].size + (*symbols)[right].size;
-    const int32_t token = FindText({(*symbols)[left].data, size});
+    const int32_t token = FindText({(*symbols)[left].data, size}, literal);
     if (token < 0) return false;
     *candidate = {vocabulary_->score(token), left, right, size, token};
     return true;

@@ -30,7 +30,8 @@ class SentencePiece : public TextEncoder {
   // `vocabulary` must outlive the encoder.
   SentencePiece(const Vocabulary* vocabulary, SentencePieceOptions options);
 
-  void Encode(std::string_view text, bool after_special, std::vector<int32_t>* ids) const override;
+  void Encode(std::string_view text, const TextContext& context,
+              std::vector<int32_t>* ids) const override;
   std::string DecodeText(std::string_view token_text) const override;
 
  private:
@@ -38,9 +39,9 @@ class SentencePiece : public TextEncoder {
   struct Candidate;
 
   std::string Normalize(std::string_view text, bool after_special) const;
-  // Token that text may become, or -1.
-  int32_t FindText(std::string_view text) const;
-  void Merge(std::string_view text, std::vector<Symbol>* symbols) const;
+  // Token that text may become, or -1. Literal text becomes no markup.
+  int32_t FindText(std::string_view text, bool literal) const;
+  void Merge(std::string_view text, bool literal, std::vector<Symbol>* symbols) const;
   void AppendBytes(std::string_view text, std::vector<int32_t>* ids) const;
 
   const Vocabulary* vocabulary_;

@@ -26,10 +26,10 @@ class Placements {
     auto after = spans_.upper_bound(position);
     return after != spans_.begin() && position < std::prev(after)->second.end;
   }
-  // Bytes from `position`, which is not covered, to the next token or the end of the text.
-  size_t Room(size_t position, size_t text_size) const {
+  // Bytes from `position`, which is not covered, to the next token or to `limit`.
+  size_t Room(size_t position, size_t limit) const {
     auto after = spans_.upper_bound(position);
-    return (after == spans_.end() ? text_size : after->first) - position;
+    return (after == spans_.end() ? limit : std::min(limit, after->first)) - position;
   }
   void Place(size_t position, size_t length, int32_t token) {
     spans_[position] = {position + length, token};
@@ -40,27 +40,105 @@ class Placements {
   std::map<size_t, Span> spans_;
 };
 
+// The ranges within a text of `size` bytes, in ascending order and without overlap, none empty.
+std::vector<TextRange> Normalized(std::span<const TextRange> ranges, size_t size) {
+  std::vector<TextRange> sorted(ranges.begin(), ranges.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [](const TextRange& a, const TextRange& b) { return a.begin < b.begin; });
+  std::vector<TextRange> normalized;
+  size_t covered = 0;
+  for (const TextRange& range : sorted) {
+    const TextRange rest = {std::max(range.begin, covered), std::min(range.end, size)};
+    if (rest.begin >= rest.end) continue;
+    normalized.push_back(rest);
+    covered = rest.end;
+  }
+  return normalized;
+}
+
+// The fragments of `text` between and at the tokens.
+std::vector<TextFragment> Cut(std::string_view text, const std::map<size_t, Span>& tokens,
+                              std::span<const TextRange> literal) {
+  std::vector<TextFragment> fragments;
+  size_t next = 0;  // of the literal ranges
+  auto add_text = [&](size_t begin, size_t end) {
+    if (begin == end) return;
+    while (next < literal.size() && literal[next].end <= begin) ++next;
+    const bool holds_literal = next < literal.size() && literal[next].begin < end;
+    fragments.push_back({text.substr(begin, end - begin), -1, holds_literal});
+  };
+  size_t begin = 0;
+  for (const auto& [position, span] : tokens) {
+    add_text(begin, position);
+    fragments.push_back({text.substr(position, span.end - position), span.token});
+    begin = span.end;
+  }
+  add_text(begin, text.size());
+  return fragments;
+}
+
 }  // namespace
+
+// Tokens that may be placed, longest first.
+class SpecialTokenSplitter::Candidates {
+ public:
+  // Those of `trie` that lie within [begin, end).
+  void Add(const Trie& trie, std::string_view text, size_t begin, size_t end) {
+    if (trie.empty()) return;
+    for (size_t i = begin; i < end; ++i) {
+      if (!trie.first_bytes[static_cast<uint8_t>(text[i])]) continue;
+      const uint32_t node = trie.LongestMatch(text.substr(i, end - i));
+      if (node != kNoNode) by_length_[trie.nodes[node].length].push_back({i, end, node, &trie});
+    }
+  }
+
+  void PlaceAll(Placements* placements) {
+    while (!by_length_.empty()) {
+      auto bucket = by_length_.extract(by_length_.begin());
+      // Those moved down from longer tokens, and those of a second trie, came out of order.
+      std::sort(bucket.mapped().begin(), bucket.mapped().end(),
+                [](const Entry& a, const Entry& b) { return a.position < b.position; });
+      for (const Entry& entry : bucket.mapped()) {
+        if (!placements->Covers(entry.position)) Place(entry, placements);
+      }
+    }
+  }
+
+ private:
+  struct Entry {
+    size_t position;
+    size_t limit;  // the token must end here or before
+    uint32_t node;
+    const Trie* trie;
+  };
+
+  // Where the token does not fit, a shorter one that begins at the same place may.
+  void Place(const Entry& entry, Placements* placements) {
+    const std::vector<Node>& nodes = entry.trie->nodes;
+    const size_t room = placements->Room(entry.position, entry.limit);
+    uint32_t fitting = entry.node;
+    while (fitting != kNoNode && nodes[fitting].length > room) fitting = nodes[fitting].shorter;
+    if (fitting == entry.node) {
+      placements->Place(entry.position, nodes[fitting].length, nodes[fitting].token);
+    } else if (fitting != kNoNode) {
+      by_length_[nodes[fitting].length].push_back(
+          {entry.position, entry.limit, fitting, entry.trie});
+    }
+  }
+
+  std::map<uint32_t, std::vector<Entry>, std::greater<>> by_length_;
+};
 
 SpecialTokenSplitter::SpecialTokenSplitter(const Vocabulary& vocabulary) {
   for (int32_t id = 0; id < vocabulary.size(); ++id) {
     const std::string& text = vocabulary.text(id);
-    if (text.empty()) continue;
-    switch (vocabulary.type(id)) {
-      case TokenType::kUserDefined:
-        user_defined_.Insert(text, id);
-        all_.Insert(text, id);
-        break;
-      case TokenType::kControl:
-      case TokenType::kUnknown:
-        all_.Insert(text, id);
-        break;
-      default:
-        break;
-    }
+    if (!vocabulary.IsSpecial(id) || vocabulary.Find(text) != id) continue;
+    all_.Insert(text, id);
+    if (vocabulary.type(id) != TokenType::kUserDefined) continue;
+    user_defined_.Insert(text, id);
+    if (!vocabulary.IsMarkup(id)) white_space_.Insert(text, id);
   }
-  user_defined_.LinkShorter();
-  all_.LinkShorter();
+  for (Trie* trie : {&user_defined_, &white_space_, &all_}) trie->LinkShorter();
 }
 
 void SpecialTokenSplitter::Trie::Insert(std::string_view text, int32_t token) {
@@ -100,44 +178,21 @@ uint32_t SpecialTokenSplitter::Trie::LongestMatch(std::string_view text) const {
   return longest;
 }
 
-std::vector<TextFragment> SpecialTokenSplitter::Split(std::string_view text,
-                                                      bool parse_special) const {
+std::vector<TextFragment> SpecialTokenSplitter::Split(std::string_view text, bool parse_special,
+                                                      std::span<const TextRange> ranges) const {
+  const std::vector<TextRange> literal = Normalized(ranges, text.size());
   const Trie& trie = parse_special ? all_ : user_defined_;
-  // Candidates by token length, each with its positions in ascending order.
-  std::map<uint32_t, std::vector<std::pair<size_t, uint32_t>>, std::greater<>> candidates;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (!trie.first_bytes[static_cast<uint8_t>(text[i])]) continue;
-    const uint32_t node = trie.LongestMatch(text.substr(i));
-    if (node != kNoNode) candidates[trie.nodes[node].length].emplace_back(i, node);
-  }
-  Placements placements;
-  while (!candidates.empty()) {
-    auto bucket = candidates.extract(candidates.begin());
-    // Positions moved down from longer tokens came out of order.
-    std::sort(bucket.mapped().begin(), bucket.mapped().end());
-    for (const auto& [position, node] : bucket.mapped()) {
-      if (placements.Covers(position)) continue;
-      const size_t room = placements.Room(position, text.size());
-      uint32_t fitting = node;
-      while (fitting != kNoNode && trie.nodes[fitting].length > room) {
-        fitting = trie.nodes[fitting].shorter;
-      }
-      if (fitting == node) {
-        placements.Place(position, trie.nodes[node].length, trie.nodes[node].token);
-      } else if (fitting != kNoNode) {
-        candidates[trie.nodes[fitting].length].emplace_back(position, fitting);
-      }
-    }
-  }
-  std::vector<TextFragment> fragments;
+  Candidates candidates;
   size_t begin = 0;
-  for (const auto& [position, span] : placements.spans()) {
-    if (position > begin) fragments.push_back({text.substr(begin, position - begin)});
-    fragments.push_back({text.substr(position, span.end - position), span.token});
-    begin = span.end;
+  for (const TextRange& range : literal) {
+    candidates.Add(trie, text, begin, range.begin);
+    begin = range.end;
   }
-  if (begin < text.size()) fragments.push_back({text.substr(begin)});
-  return fragments;
+  candidates.Add(trie, text, begin, text.size());
+  if (!literal.empty()) candidates.Add(white_space_, text, 0, text.size());
+  Placements placements;
+  candidates.PlaceAll(&placements);
+  return Cut(text, placements.spans(), literal);
 }
 
 }  // namespace gguf_offload

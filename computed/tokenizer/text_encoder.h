@@ -9,14 +9,21 @@
 
 namespace gguf_offload {
 
+// Where a text comes from.
+struct TextContext {
+  // It begins the input or follows a special token.
+  bool after_special = false;
+  // Part of it was written by users: no markup (Vocabulary::IsMarkup) may come of it.
+  bool literal = false;
+};
+
 // Immutable, thread safe.
 class TextEncoder {
  public:
   virtual ~TextEncoder() = default;
 
-  // Appends the ids of `text` (any bytes) to `ids`. `after_special`: the text begins the input or
-  // follows a special token.
-  virtual void Encode(std::string_view text, bool after_special,
+  // Appends the ids of `text` (any bytes) to `ids`.
+  virtual void Encode(std::string_view text, const TextContext& context,
                       std::vector<int32_t>* ids) const = 0;
 
   // The bytes that the text of a normal token stands for.

@@ -1,6 +1,7 @@
 #include "computed/tokenizer/text_stream.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "computed/tokenizer/unicode.h"
@@ -26,12 +27,19 @@ TextStream::TextStream(const Tokenizer* tokenizer, TextStreamOptions options)
       render_special_(options.render_special),
       at_text_start_(options.at_text_start && tokenizer->adds_space_prefix()) {
   for (std::string& stop : options.stop_strings) {
-    if (!stop.empty() && IsValidUtf8(stop)) stops_.emplace_back(std::move(stop));
+    if (stop.empty() || !IsValidUtf8(stop)) continue;
+    if (const std::optional<int32_t> token = tokenizer->SpecialToken(stop)) {
+      stop_tokens_.emplace_back(*token, stop);
+    }
+    stops_.emplace_back(std::move(stop));
   }
 }
 
 std::string TextStream::Push(int32_t token) {
   if (stopped_) return {};
+  for (const auto& [stop_token, name] : stop_tokens_) {
+    if (token == stop_token) return StopAt(name);
+  }
   std::string bytes = tokenizer_->TokenBytes(token, render_special_);
   if (at_text_start_ && !tokenizer_->TokenBytes(token).empty()) {
     if (bytes.starts_with(' ')) bytes.erase(0, 1);
@@ -45,6 +53,14 @@ std::string TextStream::Flush() {
   std::string text = Filter(characters_.Flush());
   if (!stopped_) text += std::exchange(held_, std::string());
   for (Stop& stop : stops_) stop.matched = 0;
+  return text;
+}
+
+std::string TextStream::StopAt(const std::string& stop) {
+  std::string text = Flush();
+  if (stopped_) return text;  // by a stop string that the last character completed
+  stopped_ = true;
+  stop_string_ = stop;
   return text;
 }
 

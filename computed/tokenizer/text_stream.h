@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "computed/tokenizer/tokenizer.h"
@@ -15,7 +16,8 @@ namespace gguf_offload {
 
 struct TextStreamOptions {
   // The answer ends before the first of these to be completed, or the longest of those completed
-  // at once. Empty strings and strings that are not valid UTF-8 are ignored.
+  // at once. One that is a special token's name is met by that token too, shown or not. Empty
+  // strings and strings that are not valid UTF-8 are ignored.
   std::vector<std::string> stop_strings;
   // Show control tokens by their text.
   bool render_special = false;
@@ -55,11 +57,13 @@ class TextStream {
   };
 
   std::string Filter(const std::string& text);
+  std::string StopAt(const std::string& stop);
 
   const Tokenizer* const tokenizer_;
   const bool render_special_;
   bool at_text_start_;
   std::vector<Stop> stops_;
+  std::vector<std::pair<int32_t, std::string>> stop_tokens_;  // special tokens and their names
   Utf8Stream characters_;
   std::string held_;  // text that may belong to a stop string
   bool stopped_ = false;

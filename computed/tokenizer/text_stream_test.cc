@@ -183,5 +183,35 @@ TEST(TextStreamTest, LeadingSpaceGoesOnlyAtTheStartOfAText) {
   EXPECT_EQ(text.Push(259), " a");
 }
 
+TEST(TextStreamTest, AStopStringThatNamesASpecialTokenIsMetByTheToken) {
+  constexpr int32_t kImEnd = 256;
+  for (const bool render_special : {false, true}) {
+    TextStream stream(&ByteTokenizer(),
+                      {.stop_strings = {"<|im_end|>", "cd"}, .render_special = render_special});
+    EXPECT_EQ(stream.Push('a'), "a");
+    EXPECT_EQ(stream.Push('c'), "");  // might become "cd"
+    EXPECT_EQ(stream.Push(kImEnd), "c");
+    EXPECT_TRUE(stream.stopped());
+    EXPECT_EQ(stream.stop_string(), "<|im_end|>");
+    EXPECT_EQ(stream.Push('b'), "");
+    EXPECT_EQ(stream.Flush(), "");
+  }
+  // Written as text, it stops as any other string.
+  TextStream text(&ByteTokenizer(), {.stop_strings = {"<|im_end|>"}});
+  EXPECT_EQ(Stream(&text, "x<|im_end|>y"), "x");
+  EXPECT_TRUE(text.stopped());
+  // Part of a name is no name.
+  TextStream part(&ByteTokenizer(), {.stop_strings = {"im_end"}});
+  EXPECT_EQ(part.Push(kImEnd), "");
+  EXPECT_FALSE(part.stopped());
+}
+
+TEST(TextStreamTest, AnIncompleteCharacterBeforeAStoppingTokenIsReplaced) {
+  TextStream stream(&ByteTokenizer(), {.stop_strings = {"<|im_end|>"}});
+  EXPECT_EQ(stream.Push(0xE4), "");
+  EXPECT_EQ(stream.Push(256), "\xEF\xBF\xBD");
+  EXPECT_TRUE(stream.stopped());
+}
+
 }  // namespace
 }  // namespace gguf_offload

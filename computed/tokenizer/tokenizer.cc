@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 #include "computed/tokenizer/byte_level_bpe.h"
 #include "computed/tokenizer/metadata_fields.h"
 #include "computed/tokenizer/pre_tokenizer.h"
@@ -26,15 +26,17 @@ struct Rules {
   bool add_space_prefix = false;
 };
 
-// Whether `token` is to be added. A file that demands a token it does not have is malformed; a
-// default that cannot be followed is none.
+// Whether `token` is to be added. What cannot be followed is ignored, and logged if the file says
+// it.
 absl::StatusOr<bool> ReadAddRule(const v1::Manifest& manifest, const char* key, bool by_default,
                                  std::optional<int32_t> token) {
   const absl::StatusOr<std::optional<bool>> add = ReadBool(manifest, key);
   if (!add.ok()) return add.status();
   if (!add->has_value()) return by_default && token.has_value();
   if (**add && !token) {
-    return absl::InvalidArgumentError(absl::StrCat(key, ": true, but there is no such token id"));
+    Log(LogLevel::kWarning, "token not added to texts, the file gives no id for it",
+        {{"key", key}});
+    return false;
   }
   return **add;
 }
@@ -76,18 +78,20 @@ class ManifestTokenizer : public Tokenizer {
 
   std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
-    if (options.add_special && rules_.add_bos) ids.push_back(*vocabulary_->bos());
+    if (options.add_bos && rules_.add_bos) ids.push_back(*vocabulary_->bos());
     bool after_special = true;
-    for (const TextFragment& fragment : splitter_.Split(text, options.parse_special)) {
+    for (const TextFragment& fragment :
+         splitter_.Split(text, options.parse_special, options.literal)) {
       if (fragment.token >= 0) {
         ids.push_back(fragment.token);
         after_special = true;
       } else {
-        encoder_->Encode(fragment.text, after_special, &ids);
+        encoder_->Encode(fragment.text,
+                         {.after_special = after_special, .literal = fragment.literal}, &ids);
         after_special = false;
       }
     }
-    if (options.add_special && rules_.add_eos) ids.push_back(*vocabulary_->eos());
+    if (options.add_eos && rules_.add_eos) ids.push_back(*vocabulary_->eos());
     return ids;
   }
 
@@ -117,6 +121,10 @@ class ManifestTokenizer : public Tokenizer {
   bool adds_bos() const override { return rules_.add_bos; }
   bool adds_eos() const override { return rules_.add_eos; }
   bool adds_space_prefix() const override { return rules_.add_space_prefix; }
+  std::optional<int32_t> SpecialToken(std::string_view name) const override {
+    const std::optional<int32_t> id = vocabulary_->Find(name);
+    return id && vocabulary_->IsSpecial(*id) ? id : std::nullopt;
+  }
   bool IsEndOfGeneration(int32_t id) const override { return vocabulary_->IsEndOfGeneration(id); }
 
  private:

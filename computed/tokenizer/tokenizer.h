@@ -12,16 +12,24 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "computed/tokenizer/text_range.h"
 #include "gguf_offload/v1/model.pb.h"
 
 namespace gguf_offload {
 
 struct EncodeOptions {
-  // Put BOS in front and EOS behind where the model wants them (adds_bos(), adds_eos()).
-  bool add_special = false;
+  // Put BOS in front where the model wants it (adds_bos()).
+  bool add_bos = false;
+  // Put EOS at the end where the model wants it (adds_eos()). Not for a text to be continued.
+  bool add_eos = false;
   // Read the texts of control tokens, such as "<|im_start|>", as these tokens. Otherwise they are
-  // ordinary text, which is what text from users must be.
+  // ordinary text. User-defined tokens, such as "<think>" in many models, are found either way.
   bool parse_special = false;
+  // What users wrote, within a text made by a template. No control, unknown or user-defined token
+  // is made of these bytes or of some of them, except user-defined ones of white space alone. They
+  // are words together with the text around them, whose ids do not depend on where a range ends.
+  // In any order; what lies outside the text is ignored.
+  std::span<const TextRange> literal = {};
 };
 
 // Immutable, thread safe.
@@ -52,6 +60,9 @@ class Tokenizer {
   virtual bool adds_bos() const = 0;
   virtual bool adds_eos() const = 0;
   virtual bool adds_space_prefix() const = 0;
+
+  // The control, unknown or user-defined token of this name, such as "<|im_end|>".
+  virtual std::optional<int32_t> SpecialToken(std::string_view name) const = 0;
 
   // True for EOS, end of turn, end of message, and tokens known by name to end an answer.
   virtual bool IsEndOfGeneration(int32_t id) const = 0;

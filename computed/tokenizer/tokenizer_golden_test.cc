@@ -1,4 +1,5 @@
-// Every vocabulary and text of tests/testdata/golden/tokenizers, against the ids of llama.cpp.
+// Every vocabulary and text of tests/testdata/golden/tokenizers, against the ids of llama.cpp, and
+// the vocabularies of golden/cases.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -22,7 +23,7 @@ json LoadCases() {
 
 TEST(TokenizerGoldenTest, IdsAreThoseOfLlamaCpp) {
   const json cases = LoadCases();
-  const EncodeOptions options{.add_special = cases.at("add_special"),
+  const EncodeOptions options{.add_bos = cases.at("add_special"),
                               .parse_special = cases.at("parse_special")};
   const std::vector<std::string> texts = cases.at("texts");
   ASSERT_EQ(texts.size(), 76u);
@@ -56,6 +57,32 @@ TEST(TokenizerGoldenTest, EveryByteStringSurvives) {
       EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text, EncodeOptions{})), text);
     }
   }
+}
+
+// Vocabularies of which each has something that others read and a strict reader would not.
+TEST(GoldenCasesTest, OddVocabulariesWork) {
+  for (const char* name :
+       {"vocab-plain.gguf", "vocab-add-bos-no-id.gguf", "vocab-id-eot-out-of-range.gguf",
+        "vocab-int-scores.gguf", "vocab-longer-types.gguf", "vocab-missing-byte.gguf"}) {
+    SCOPED_TRACE(name);
+    const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+        Tokenizer::Create(LoadGoldenManifest(name));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const std::vector<int32_t> ids = {330, 68, 220, 16, 17};
+    for (const bool special : {false, true}) {
+      EXPECT_EQ((*tokenizer)->Encode("One 12", {.add_bos = special, .parse_special = true}), ids);
+    }
+    EXPECT_EQ((*tokenizer)->Decode(ids), "One 12");
+  }
+}
+
+TEST(GoldenCasesTest, AMissingByteIsNotTheEndOfTheText) {
+  const std::unique_ptr<Tokenizer> tokenizer =
+      *Tokenizer::Create(LoadGoldenManifest("vocab-missing-byte.gguf"));
+  // The byte is 0xF3.
+  const std::vector<int32_t> ids = tokenizer->Encode("a\xF3\xA0\x80\x81z", {});
+  EXPECT_EQ(tokenizer->Decode(ids), "a\xA0\x80\x81z");
+  for (int32_t id : ids) EXPECT_LT(id, 765);
 }
 
 }  // namespace

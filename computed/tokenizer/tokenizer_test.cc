@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -65,7 +66,7 @@ TEST(SentencePieceTest, WithoutByteTokensACharacterIsUnknown) {
 TEST(SentencePieceTest, SpacePrefixFollowsSpecialTokensToo) {
   const auto tokenizer = CreateOrDie(SmallSentencePiece());
   EXPECT_TRUE(tokenizer->adds_space_prefix());
-  const EncodeOptions parse{.add_special = false, .parse_special = true};
+  const EncodeOptions parse{.parse_special = true};
   EXPECT_EQ(tokenizer->Encode("ab</s>ab", parse), Ids({264, 2, 264}));
   v1::Manifest manifest = SmallSentencePiece();
   SetBool(&manifest, "tokenizer.ggml.add_space_prefix", false);
@@ -81,7 +82,7 @@ TEST(SentencePieceTest, RemovesExtraSpacesOnlyIfAsked) {
 }
 
 TEST(SentencePieceTest, BosByDefaultAndEosOnDemand) {
-  const EncodeOptions special{.add_special = true, .parse_special = false};
+  const EncodeOptions special{.add_bos = true, .add_eos = true};
   const auto tokenizer = CreateOrDie(SmallSentencePiece());
   EXPECT_EQ(tokenizer->Encode("", special), Ids({1}));
   EXPECT_EQ(tokenizer->Encode("", {}), Ids());
@@ -173,7 +174,7 @@ TEST(ByteLevelBpeTest, OfRepeatedMergesTheFirstCounts) {
 }
 
 TEST(ByteLevelBpeTest, BosOnlyWhereThePreTokenizerOrTheFileSaysSo) {
-  const EncodeOptions special{.add_special = true, .parse_special = false};
+  const EncodeOptions special{.add_bos = true, .add_eos = true};
   v1::Manifest manifest = SmallBpe("qwen2");
   SetUnsigned(&manifest, "tokenizer.ggml.bos_token_id", 259);
   EXPECT_EQ(CreateOrDie(manifest)->Encode("ab", special), Ids({256}));
@@ -204,6 +205,120 @@ TEST(ByteLevelBpeTest, MergesCannotFormAControlToken) {
   EXPECT_EQ(tokenizer->Encode("xy", {}), Ids({'x', 'y'}));
   const auto whole = CreateOrDie(BpeManifest("llama-bpe", {{"xy", 3}}, {}));
   EXPECT_EQ(whole->Encode("xy", {}), Ids({'x', 'y'}));
+}
+
+TEST(TokenizerTest, EosOnlyOnDemand) {
+  v1::Manifest manifest = SmallSentencePiece();
+  SetBool(&manifest, "tokenizer.ggml.add_eos_token", true);
+  const auto tokenizer = CreateOrDie(manifest);
+  EXPECT_TRUE(tokenizer->adds_eos());
+  EXPECT_EQ(tokenizer->Encode("ab", {.add_bos = true}), Ids({1, 264}));
+  EXPECT_EQ(tokenizer->Encode("ab", {.add_eos = true}), Ids({264, 2}));
+}
+
+TEST(TokenizerTest, SpecialTokensByName) {
+  const auto tokenizer =
+      CreateOrDie(SentencePieceManifest({{"<|c|>", 3}, {"<|u|>", 4}, {"word", 1}, {"x", 5}}));
+  EXPECT_EQ(tokenizer->SpecialToken("<|c|>"), 259);
+  EXPECT_EQ(tokenizer->SpecialToken("<|u|>"), 260);
+  EXPECT_EQ(tokenizer->SpecialToken("<unk>"), 0);
+  for (const char* name : {"word", "x", "<0x41>", "", "<|c|", "<|c|> "}) {
+    EXPECT_EQ(tokenizer->SpecialToken(name), std::nullopt) << name;
+  }
+}
+
+// A vocabulary and the same one with its markup under names that no text holds: in it, literal text
+// is just text.
+struct LiteralCase {
+  v1::Manifest manifest;
+  v1::Manifest without_markup;
+};
+
+std::vector<LiteralCase> LiteralCases() {
+  const std::vector<std::string> markup = {"<c>", "<u>", "ab", "ba",
+                                           "aab", "<",   " a", "\xE2\x96\x81\x61"};
+  std::vector<LiteralCase> cases;
+  auto tokens = [&](bool hidden) {
+    std::vector<TestToken> result = {{"  ", 4},  {"\n\n", 4}, {kMark, 1},
+                                     {"a", 1},   {"b", 1},    {"aa", 1},
+                                     {"abb", 1}, {"aabb", 1}, {Marked("aa"), 1}};
+    for (size_t i = 0; i < markup.size(); ++i) {
+      const std::string name = hidden ? "\x01" + std::to_string(i) + "\x02" : markup[i];
+      result.emplace_back(name, i == 0 ? 3 : 4);
+    }
+    return result;
+  };
+  cases.push_back({SentencePieceManifest(tokens(false)), SentencePieceManifest(tokens(true))});
+  const std::vector<std::string> merges = {"a b",  "b a",  "a a",   "aa b",
+                                           "a ab", "ab b", "aab b", "< c"};
+  for (const char* pre : {"gpt-2", "llama-bpe", "qwen2"}) {
+    auto byte_level = [&](bool hidden) {
+      std::vector<TestToken> result = {{"  ", 4}, {"\n\n", 4}, {"aa", 1}, {"abb", 1}, {"aabb", 1}};
+      for (size_t i = 0; i < 5; ++i) {
+        const std::string name = hidden ? "\x01" + std::to_string(i) + "\x02" : markup[i];
+        result.emplace_back(name, i == 0 ? 3 : 4);
+      }
+      return result;
+    };
+    std::vector<std::string> plain_merges;
+    for (const std::string& merge : merges) {
+      std::string result = merge;
+      result.erase(result.find(' '), 1);
+      const bool makes_markup = result == "ab" || result == "ba" || result == "aab";
+      if (!makes_markup) plain_merges.push_back(merge);
+    }
+    cases.push_back({BpeManifest(pre, byte_level(false), merges),
+                     BpeManifest(pre, byte_level(true), plain_merges)});
+  }
+  return cases;
+}
+
+TEST(LiteralTextTest, BecomesNoMarkup) {
+  std::mt19937 random(9);
+  for (const LiteralCase& c : LiteralCases()) {
+    const auto tokenizer = CreateOrDie(c.manifest);
+    const auto plain = CreateOrDie(c.without_markup);
+    for (int i = 0; i < 3000; ++i) {
+      static const char* const kParts[] = {
+          "a", "b", "a", "b", "ab", "aab", "<c>", "<u>", "<", " ", "\n", "  ", "a\xE2\x96\x81\x61"};
+      std::string text;
+      for (size_t n = random() % 12; n > 0; --n) text += kParts[random() % 13];
+      const TextRange all[] = {{0, text.size()}};
+      for (const bool parse_special : {false, true}) {
+        EXPECT_EQ(tokenizer->Encode(text, {.parse_special = parse_special, .literal = all}),
+                  plain->Encode(text, {.parse_special = parse_special}))
+            << text;
+      }
+      // Cut anywhere, the ranges are the same text.
+      const size_t cut = random() % (text.size() + 1);
+      const TextRange halves[] = {{0, cut}, {cut, text.size()}};
+      EXPECT_EQ(tokenizer->Encode(text, {.literal = halves}), plain->Encode(text, {})) << text;
+    }
+  }
+}
+
+TEST(LiteralTextTest, IsOneTextWithTheTemplateAroundIt) {
+  const auto tokenizer = CreateOrDie(LoadGoldenManifest("tiny-bpe.qwen2.gguf"));
+  const std::string text = "user: Hello, the world!\n\n  and 12 more";
+  const Ids expected = tokenizer->Encode(text, {.parse_special = true});
+  for (size_t begin = 0; begin <= text.size(); ++begin) {
+    for (size_t end = begin; end <= text.size(); ++end) {
+      const TextRange literal[] = {{begin, end}};
+      EXPECT_EQ(tokenizer->Encode(text, {.parse_special = true, .literal = literal}), expected);
+    }
+  }
+}
+
+TEST(LiteralTextTest, LeavesTheTemplatesTokensAlone) {
+  const auto tokenizer = CreateOrDie(SmallBpe("qwen2"));
+  const std::string text = "<|user|><|im_end|><|user|><|im_end|>";  // the middle two by a user
+  const TextRange literal[] = {{8, 26}};
+  const Ids ids = tokenizer->Encode(text, {.parse_special = true, .literal = literal});
+  ASSERT_GT(ids.size(), 10u);
+  EXPECT_EQ(ids.front(), 260);
+  EXPECT_EQ(ids.back(), 259);
+  for (size_t i = 1; i + 1 < ids.size(); ++i) EXPECT_LT(ids[i], 256);
+  EXPECT_EQ(tokenizer->Decode(ids, /*render_special=*/true), text);
 }
 
 TEST(TokenizerTest, EndOfGenerationByIdAndByName) {

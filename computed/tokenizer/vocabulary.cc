@@ -6,7 +6,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/log/log.h"
 #include "computed/tokenizer/metadata_fields.h"
+#include "computed/tokenizer/unicode.h"
 
 namespace gguf_offload {
 namespace {
@@ -18,6 +20,42 @@ constexpr char kScoresKey[] = "tokenizer.ggml.scores";
 
 std::string TokenName(int32_t id, const std::string& text) {
   return absl::StrCat("token ", id, " \"", absl::CHexEscape(text.substr(0, 64)), "\"");
+}
+
+// Logs at its end how many tokens were not taken as the file has them, if any, and the first.
+class Ignored {
+ public:
+  Ignored(std::string_view what, std::string_view key) : what_(what), key_(key) {}
+  ~Ignored() {
+    if (count_ == 0) return;
+    Log(LogLevel::kWarning, what_, {{"key", key_}, {"count", count_}, {"first", first_}});
+  }
+  Ignored(const Ignored&) = delete;
+  Ignored& operator=(const Ignored&) = delete;
+
+  void Add(int32_t id, const std::string& text) {
+    if (count_++ == 0) first_ = TokenName(id, text);
+  }
+
+ private:
+  const std::string_view what_;
+  const std::string_view key_;
+  int32_t count_ = 0;
+  std::string first_;
+};
+
+// There may be more than tokens: some converters pad to the size of the embedding. What is beyond
+// the tokens is not used.
+absl::Status CheckLength(std::string_view key, const char* what, size_t length, size_t tokens) {
+  if (length < tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(absl::string_view(key.data(), key.size()), ": ",
+                                                   length, " ", what, " for ", tokens, " tokens"));
+  }
+  if (length > tokens) {
+    Log(LogLevel::kWarning, "array is longer than the vocabulary, the rest is ignored",
+        {{"key", key}, {"length", length}, {"tokens", tokens}});
+  }
+  return absl::OkStatus();
 }
 
 std::optional<uint8_t> HexDigit(char c) {
@@ -84,6 +122,19 @@ const std::vector<NamedRole>& InfillRoles() {
   return roles;
 }
 
+// U+2581 is how SentencePiece writes a space.
+bool IsWhiteSpace(std::string_view text) {
+  while (!text.empty()) {
+    char32_t character = 0;
+    const size_t length = DecodeUtf8(text, &character);
+    if (length == 0 || (ClassOf(character) != CharClass::kSpace && character != 0x2581)) {
+      return false;
+    }
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<uint8_t> ParseByteToken(std::string_view text) {
@@ -111,13 +162,20 @@ absl::StatusOr<Vocabulary> Vocabulary::Parse(const v1::Manifest& manifest) {
                                                    "\"; supported are llama, gpt2"));
   }
   absl::Status status = vocabulary.ReadTokens(manifest);
-  if (status.ok()) status = vocabulary.ReadTypesAndScores(manifest);
+  if (status.ok()) status = vocabulary.ReadTypes(manifest);
+  if (status.ok()) status = vocabulary.ReadScores(manifest);
   if (status.ok()) status = vocabulary.CheckByteTokens();
   if (status.ok()) status = vocabulary.ReadSpecialIds(manifest);
   if (status.ok()) status = vocabulary.ReadEndOfGenerationIds(manifest);
   if (!status.ok()) return status;
-  vocabulary.ClassifyByName(manifest);
+  vocabulary.ClassifyByName();
+  vocabulary.FindMarkup();
   return vocabulary;
+}
+
+bool Vocabulary::IsSpecial(int32_t id) const {
+  return types_[id] == TokenType::kControl || types_[id] == TokenType::kUnknown ||
+         types_[id] == TokenType::kUserDefined;
 }
 
 std::optional<int32_t> Vocabulary::Find(std::string_view text) const {
@@ -138,37 +196,38 @@ absl::Status Vocabulary::ReadTokens(const v1::Manifest& manifest) {
     return absl::InvalidArgumentError(absl::StrCat(kTokensKey, ": ", texts_.size(), " tokens"));
   }
   index_.reserve(texts_.size());
+  Ignored repeated("tokens repeat others, whose ids count", kTokensKey);
   for (int32_t id = 0; id < size(); ++id) {
     if (texts_[id].empty()) continue;  // padding; no text can mean it
-    const auto [it, inserted] = index_.try_emplace(texts_[id], id);
-    if (!inserted) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(kTokensKey, ": ", TokenName(id, texts_[id]), " repeats token ", it->second));
-    }
+    if (!index_.try_emplace(texts_[id], id).second) repeated.Add(id, texts_[id]);
   }
   end_of_generation_.assign(texts_.size(), false);
+  known_roles_.assign(InfillRoles().size(), false);
   return absl::OkStatus();
 }
 
-absl::Status Vocabulary::ReadTypesAndScores(const v1::Manifest& manifest) {
+absl::Status Vocabulary::ReadTypes(const v1::Manifest& manifest) {
   types_.assign(texts_.size(), TokenType::kNormal);
   const absl::StatusOr<std::optional<std::vector<int64_t>>> types =
       ReadIntegers(manifest, kTypesKey);
   if (!types.ok()) return types.status();
   if (types->has_value()) {
-    if ((*types)->size() != texts_.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(kTypesKey, ": ", (*types)->size(), " types for ", texts_.size(), " tokens"));
-    }
+    const absl::Status length = CheckLength(kTypesKey, "types", (*types)->size(), texts_.size());
+    if (!length.ok()) return length;
+    Ignored unknown("tokens have types that are not known and are taken as normal", kTypesKey);
     for (int32_t id = 0; id < size(); ++id) {
       const int64_t type = (**types)[id];
-      if (type < 0 || type > static_cast<int64_t>(TokenType::kByte)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(kTypesKey, ": ", TokenName(id, texts_[id]), " has unknown type ", type));
+      if (type >= 0 && type <= static_cast<int64_t>(TokenType::kByte)) {
+        types_[id] = static_cast<TokenType>(type);
+      } else {
+        unknown.Add(id, texts_[id]);
       }
-      types_[id] = static_cast<TokenType>(type);
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status Vocabulary::ReadScores(const v1::Manifest& manifest) {
   absl::StatusOr<std::optional<std::vector<float>>> scores = ReadFloats(manifest, kScoresKey);
   if (!scores.ok()) return scores.status();
   if (!scores->has_value()) {
@@ -177,10 +236,10 @@ absl::Status Vocabulary::ReadTypesAndScores(const v1::Manifest& manifest) {
         absl::StrCat(kScoresKey, ": missing, but tokenizer model \"llama\" merges by score"));
   }
   scores_ = *std::move(*scores);
-  if (scores_.size() != texts_.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(kScoresKey, ": ", scores_.size(), " scores for ", texts_.size(), " tokens"));
-  }
+  const absl::Status length = CheckLength(kScoresKey, "scores", scores_.size(), texts_.size());
+  if (!length.ok()) return length;
+  scores_.resize(texts_.size());
+  if (model_ == Model::kByteLevelBpe) return absl::OkStatus();  // merges by rank
   for (int32_t id = 0; id < size(); ++id) {
     if (std::isnan(scores_[id])) {
       return absl::InvalidArgumentError(
@@ -191,7 +250,8 @@ absl::Status Vocabulary::ReadTypesAndScores(const v1::Manifest& manifest) {
 }
 
 absl::Status Vocabulary::CheckByteTokens() const {
-  std::vector<int32_t> token_of_byte(256, -1);
+  std::vector<bool> known(256, false);
+  Ignored repeated("byte tokens repeat others, whose ids count", kTokensKey);
   for (int32_t id = 0; id < size(); ++id) {
     if (types_[id] != TokenType::kByte) continue;
     const std::optional<uint8_t> byte = ParseByteToken(texts_[id]);
@@ -199,12 +259,8 @@ absl::Status Vocabulary::CheckByteTokens() const {
       return absl::InvalidArgumentError(absl::StrCat(
           kTokensKey, ": byte ", TokenName(id, texts_[id]), " is not of the form <0xXX>"));
     }
-    if (token_of_byte[*byte] >= 0) {
-      return absl::InvalidArgumentError(absl::StrCat(kTokensKey, ": byte ",
-                                                     TokenName(id, texts_[id]), " repeats token ",
-                                                     token_of_byte[*byte]));
-    }
-    token_of_byte[*byte] = id;
+    if (known[*byte]) repeated.Add(id, texts_[id]);
+    known[*byte] = true;
   }
   return absl::OkStatus();
 }
@@ -236,24 +292,25 @@ absl::Status Vocabulary::ReadEndOfGenerationIds(const v1::Manifest& manifest) {
     if (!id.ok()) return id.status();
     if (id->has_value()) MarkEndOfGeneration(**id);
   }
-  for (const NamedRole& role : InfillRoles()) {
+  for (size_t r = 0; r < InfillRoles().size(); ++r) {
+    const NamedRole& role = InfillRoles()[r];
     for (std::string_view key : role.keys) {
       const absl::StatusOr<std::optional<int32_t>> id =
           ReadTokenId(manifest, std::string(key), size());
       if (!id.ok()) return id.status();
-      if (id->has_value() && role.ends_generation) MarkEndOfGeneration(**id);
+      if (!id->has_value()) continue;
+      known_roles_[r] = true;
+      if (role.ends_generation) MarkEndOfGeneration(**id);
     }
   }
   return absl::OkStatus();
 }
 
 // Many published files have wrong types for these tokens, so that the name decides.
-void Vocabulary::ClassifyByName(const v1::Manifest& manifest) {
-  for (const NamedRole& role : InfillRoles()) {
-    bool known = false;
-    for (std::string_view key : role.keys) {
-      known = known || manifest.metadata().contains(std::string(key));
-    }
+void Vocabulary::ClassifyByName() {
+  for (size_t r = 0; r < InfillRoles().size(); ++r) {
+    const NamedRole& role = InfillRoles()[r];
+    bool known = known_roles_[r];
     for (size_t i = 0; i < role.names.size() && !known; ++i) {
       const std::optional<int32_t> id = Find(role.names[i]);
       if (!id) continue;
@@ -289,6 +346,14 @@ void Vocabulary::ClassifyByName(const v1::Manifest& manifest) {
     const int32_t id = *Find("</s>");
     end_of_generation_[id] = false;
     types_[id] = TokenType::kNormal;
+  }
+}
+
+void Vocabulary::FindMarkup() {
+  markup_.resize(texts_.size());
+  for (int32_t id = 0; id < size(); ++id) {
+    markup_[id] =
+        IsSpecial(id) && (types_[id] != TokenType::kUserDefined || !IsWhiteSpace(texts_[id]));
   }
 }
 

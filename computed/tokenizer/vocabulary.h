@@ -45,7 +45,9 @@ class Vocabulary {
  public:
   enum class Model { kSentencePiece, kByteLevelBpe };
 
-  // InvalidArgument naming the metadata key, and the token where one is at fault.
+  // InvalidArgument naming the metadata key, and the token where one is at fault. What does not
+  // stand in the way of encoding is ignored, and logged: ids out of
+  // range, unknown types, arrays longer than the tokens, tokens that repeat others.
   static absl::StatusOr<Vocabulary> Parse(const v1::Manifest& manifest);
 
   Vocabulary(Vocabulary&&) = default;
@@ -57,6 +59,12 @@ class Vocabulary {
   const std::string& text(int32_t id) const { return texts_[id]; }
   TokenType type(int32_t id) const { return types_[id]; }
   float score(int32_t id) const { return scores_.empty() ? 0.0f : scores_[id]; }
+
+  // A control, unknown or user-defined token: one that is looked for in a text before all else.
+  bool IsSpecial(int32_t id) const;
+  // A special token that structures a text, so that users' text must never turn into it: all but
+  // user-defined ones of white space alone, which write indentation and empty lines.
+  bool IsMarkup(int32_t id) const { return markup_[id]; }
 
   // The token with this text, of whatever type. No token is found by an empty text.
   std::optional<int32_t> Find(std::string_view text) const;
@@ -72,11 +80,13 @@ class Vocabulary {
   Vocabulary() = default;
 
   absl::Status ReadTokens(const v1::Manifest& manifest);
-  absl::Status ReadTypesAndScores(const v1::Manifest& manifest);
+  absl::Status ReadTypes(const v1::Manifest& manifest);
+  absl::Status ReadScores(const v1::Manifest& manifest);
   absl::Status CheckByteTokens() const;
   absl::Status ReadSpecialIds(const v1::Manifest& manifest);
   absl::Status ReadEndOfGenerationIds(const v1::Manifest& manifest);
-  void ClassifyByName(const v1::Manifest& manifest);
+  void ClassifyByName();
+  void FindMarkup();
   void MarkEndOfGeneration(int32_t id) { end_of_generation_[id] = true; }
 
   Model model_ = Model::kByteLevelBpe;
@@ -85,6 +95,8 @@ class Vocabulary {
   std::vector<float> scores_;  // empty if the file has none
   TokenIndex index_;           // keys point into texts_
   std::vector<bool> end_of_generation_;
+  std::vector<bool> markup_;
+  std::vector<bool> known_roles_;  // of infilling: whether the file gives an id
   std::optional<int32_t> bos_;
   std::optional<int32_t> eos_;
   std::optional<int32_t> unknown_;

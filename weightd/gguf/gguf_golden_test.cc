@@ -95,6 +95,22 @@ TEST(GgufGolden, VocabularyOnly) {
             ValueType::kFloat32);
 }
 
+// What these have that a tokenizer may stumble over is served as it is.
+TEST(GgufGolden, OddVocabularies) {
+  const GgufFile scores = ParseGolden("cases/vocab-int-scores.gguf");
+  EXPECT_EQ(ArraySize(scores, "tokenizer.ggml.scores"), 768u);
+  EXPECT_EQ(std::get<Array>(scores.Find("tokenizer.ggml.scores")->data).element_type,
+            ValueType::kInt32);
+  const GgufFile types = ParseGolden("cases/vocab-longer-types.gguf");
+  EXPECT_EQ(ArraySize(types, "tokenizer.ggml.tokens"), 768u);
+  EXPECT_EQ(ArraySize(types, "tokenizer.ggml.token_type"), 800u);
+  const GgufFile id = ParseGolden("cases/vocab-id-eot-out-of-range.gguf");
+  EXPECT_EQ(std::get<uint64_t>(id.Find("tokenizer.ggml.eot_token_id")->data), 0xFFFFFFFFu);
+  const GgufFile bos = ParseGolden("cases/vocab-add-bos-no-id.gguf");
+  EXPECT_EQ(std::get<bool>(bos.Find("tokenizer.ggml.add_bos_token")->data), true);
+  EXPECT_EQ(bos.Find("tokenizer.ggml.bos_token_id"), nullptr);
+}
+
 // The writer packs tensors tightly in order, so the computed sizes have to meet its offsets.
 TEST(GgufGolden, SizesMeetOffsetsInAllModels) {
   int models = 0;
