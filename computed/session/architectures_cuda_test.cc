@@ -48,6 +48,22 @@ class ArchitecturesCudaTest : public ::testing::Test {
 
 TEST_F(ArchitecturesCudaTest, MatchIn8Bits) { Check({.activations = ActivationPrecision::kInt8}); }
 
+TEST_F(ArchitecturesCudaTest, TheHeadMayHaveABias) {
+  const ExtraVector bias = {"output.bias", 128, 3.0};
+  const std::string path = absl::StrCat(::testing::TempDir(), "/bias.gguf");
+  auto recipe = WriteRecipeModel("llama", path, {bias});
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  auto model = RunningModel::Create(path, {.cuda = true,
+                                           .activations = ActivationPrecision::kInt8,
+                                           .step_tokens = 64});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::vector<float> logits = SequenceRunner(**model).Step(recipe->tokens);
+  const std::vector<float> added = ValuesOf(bias);
+  std::vector<float> expected = recipe->logits;
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] += added[i % added.size()];
+  EXPECT_TRUE(MedianRowNmse(logits, expected, recipe->columns) <= 5e-3);
+}
+
 TEST_F(ArchitecturesCudaTest, MatchInHalfPrecision) {
   Check({.activations = ActivationPrecision::kFloat16});
 }

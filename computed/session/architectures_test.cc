@@ -50,6 +50,24 @@ TEST(ArchitecturesTest, MatchWhereWeightsAreFetched) {
   Check(ActivationPrecision::kFloat32, FileWeightSource::Mode::kStreamed, uint64_t{1} << 40);
 }
 
+// The head's bias, of a head of its own (llama) and of one that is the embedding (qwen3).
+TEST(ArchitecturesTest, TheHeadMayHaveABias) {
+  for (const std::string name : {"llama", "qwen3"}) {
+    SCOPED_TRACE(name);
+    const ExtraVector bias = {"output.bias", 128, 3.0};
+    auto recipe = WriteRecipeModel(name, PathOf(name), {bias});
+    ASSERT_TRUE(recipe.ok()) << recipe.status();
+    ASSERT_EQ(recipe->columns, bias.columns);
+    auto model = RunningModel::Create(PathOf(name), {});
+    ASSERT_TRUE(model.ok()) << model.status();
+    const std::vector<float> logits = SequenceRunner(**model).Step(recipe->tokens);
+    const std::vector<float> added = ValuesOf(bias);
+    std::vector<float> expected = recipe->logits;
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += added[i % added.size()];
+    EXPECT_LE(Nmse(logits, expected), 1e-10);
+  }
+}
+
 TEST(ArchitecturesTest, OthersAreRefused) {
   const std::vector<std::string> matching = MatchingRecipes();
   int refused = 0;
