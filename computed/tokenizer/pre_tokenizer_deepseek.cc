@@ -46,40 +46,47 @@ bool IsDeepSeekLlmLetter(char32_t c) {
 }
 
 bool IsDeepSeekLlmPunctuation(char32_t c) {
-  // U+3000 is white space, which the reference replaces before it looks for punctuation.
   return (c >= '!' && c <= '/') || (c >= ':' && c <= '~') || (c >= 0xFF01 && c <= 0xFF0F) ||
-         (c >= 0xFF1A && c <= 0xFF5E) || (c >= 0x2018 && c <= 0x201F) || c == 0x3001 || c == 0x3002;
+         (c >= 0xFF1A && c <= 0xFF5E) || (c >= 0x2018 && c <= 0x201F) ||
+         (c >= 0x3000 && c <= 0x3002);
 }
 
-bool IsAsciiPunctuation(char32_t c) {
-  return c > ' ' && c < 0x7F && !IsAsciiLower(c) && !IsAsciiUpper(c) && !(c >= '0' && c <= '9');
-}
-
-}  // namespace
-
-void DeepSeekV3Words(const DecodedText& text, size_t begin, size_t end, Ends* ends) {
+// `join_line_breaks`: punctuation and spaces take the line breaks after them, of which each is a
+// word otherwise.
+void ScanWords(const DecodedText& text, size_t begin, size_t end, bool join_line_breaks,
+               Ends* ends) {
   const Window w(text, begin, end);
-  auto is_ascii_letter = [&](size_t k) { return IsAsciiLower(w.At(k)) || IsAsciiUpper(w.At(k)); };
+  auto is_ascii_letter = [&](size_t k) { return IsAsciiLetter(w.At(k)); };
   auto in_word = [&](size_t k) { return w.IsLetter(k) || w.IsMark(k); };
-  auto is_mark_or_symbol = [&](size_t k) {
-    return w.IsPunctuation(k) || (w.IsSymbol(k) && w.At(k) != '~');
-  };
+  auto is_sign = [&](size_t k) { return w.IsPunctuation(k) || w.IsSymbol(k); };
   auto match = [&](size_t i) -> size_t {
     if (IsAsciiPunctuation(w.At(i)) && i + 1 < w.end() && is_ascii_letter(i + 1)) {
       return w.RunEnd(i + 1, is_ascii_letter);
     }
     if (in_word(i)) return w.RunEnd(i, in_word);
-    if (!IsLineBreak(w.At(i)) && !is_mark_or_symbol(i) && i + 1 < w.end() && in_word(i + 1)) {
+    if (!IsLineBreak(w.At(i)) && !is_sign(i) && i + 1 < w.end() && in_word(i + 1)) {
       return w.RunEnd(i + 1, in_word);
     }
-    const size_t first = w.At(i) == ' ' && i + 1 < w.end() && is_mark_or_symbol(i + 1) ? i + 1 : i;
-    if (is_mark_or_symbol(first)) {
-      return w.RunEnd(w.RunEnd(first, is_mark_or_symbol),
-                      [&](size_t k) { return IsLineBreak(w.At(k)); });
+    const size_t first = w.At(i) == ' ' && i + 1 < w.end() && is_sign(i + 1) ? i + 1 : i;
+    if (is_sign(first)) {
+      const size_t sign_end = w.RunEnd(first, is_sign);
+      if (!join_line_breaks) return sign_end;
+      return w.RunEnd(sign_end, [&](size_t k) { return IsLineBreak(w.At(k)); });
     }
-    return SpaceEnd(w, i, /*line_breaks=*/true);
+    if (!join_line_breaks && IsLineBreak(w.At(i))) return i + 1;
+    return SpaceEnd(w, i, join_line_breaks);
   };
   ScanMatches(w, match, ends);
+}
+
+}  // namespace
+
+void DeepSeekV3Words(const DecodedText& text, size_t begin, size_t end, Ends* ends) {
+  ScanWords(text, begin, end, /*join_line_breaks=*/true, ends);
+}
+
+void SparkWords(const DecodedText& text, size_t begin, size_t end, Ends* ends) {
+  ScanWords(text, begin, end, /*join_line_breaks=*/false, ends);
 }
 
 void DeepSeekLlmLetters(const DecodedText& text, size_t begin, size_t end, Ends* ends) {
@@ -103,10 +110,9 @@ void TrailingSpace(const DecodedText& text, size_t begin, size_t end, Ends* ends
 
 void DeepSeekCjk(const DecodedText& text, size_t begin, size_t end, Ends* ends) {
   const Window w(text, begin, end);
-  // White space above U+0800 is not CJK: the reference replaces it beforehand.
   auto accept = [&](size_t k) {
     const char32_t c = w.At(k);
-    return ((c >= 0x0800 && c <= 0x9FA5) || (c >= 0xAC00 && c <= 0xD7FF)) && !w.IsSpace(k);
+    return (c >= 0x0800 && c <= 0x9FA5) || (c >= 0xAC00 && c <= 0xD7FF);
   };
   ScanRuns(w, /*space_before=*/false, accept, ends);
 }

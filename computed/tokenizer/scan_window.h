@@ -15,6 +15,11 @@ inline constexpr char32_t kNone = 0xFFFFFFFF;
 inline bool IsLineBreak(char32_t c) { return c == '\r' || c == '\n'; }
 inline bool IsAsciiLower(char32_t c) { return c >= 'a' && c <= 'z'; }
 inline bool IsAsciiUpper(char32_t c) { return c >= 'A' && c <= 'Z'; }
+inline bool IsAsciiLetter(char32_t c) { return IsAsciiLower(c) || IsAsciiUpper(c); }
+inline bool IsAsciiDigit(char32_t c) { return c >= '0' && c <= '9'; }
+inline bool IsAsciiPunctuation(char32_t c) {
+  return c > ' ' && c < 0x7F && !IsAsciiLetter(c) && !IsAsciiDigit(c);
+}
 
 // The characters [begin, end) of a text. Positions outside have class kOther and character kNone,
 // and no predicate holds for them.
@@ -26,12 +31,16 @@ class Window {
   size_t begin() const { return begin_; }
   size_t end() const { return end_; }
   char32_t At(size_t i) const { return i < end_ ? text_.code_points[i] : kNone; }
+  CharClass ClassAt(size_t i) const { return i < end_ ? text_.classes[i] : CharClass::kOther; }
   bool Is(size_t i, CharClass wanted) const { return i < end_ && text_.classes[i] == wanted; }
-  bool IsLetter(size_t i) const { return Is(i, CharClass::kLetter); }
-  bool IsNumber(size_t i) const { return Is(i, CharClass::kNumber); }
+  bool IsLetter(size_t i) const { return i < end_ && gguf_offload::IsLetter(text_.classes[i]); }
+  bool IsNumber(size_t i) const { return i < end_ && gguf_offload::IsNumber(text_.classes[i]); }
+  bool IsDigit(size_t i) const { return Is(i, CharClass::kDecimal); }
   bool IsSpace(size_t i) const { return Is(i, CharClass::kSpace); }
   bool IsMark(size_t i) const { return Is(i, CharClass::kMark); }
-  bool IsPunctuation(size_t i) const { return Is(i, CharClass::kPunctuation); }
+  bool IsPunctuation(size_t i) const {
+    return i < end_ && gguf_offload::IsPunctuation(text_.classes[i]);
+  }
   bool IsSymbol(size_t i) const { return Is(i, CharClass::kSymbol); }
   // [^\s\p{L}\p{N}]
   bool IsRest(size_t i) const { return i < end_ && !IsLetter(i) && !IsNumber(i) && !IsSpace(i); }
@@ -65,6 +74,21 @@ void ScanMatches(const Window& w, Match match, std::vector<size_t>* ends) {
     gap = i = match_end;
   }
   if (gap < w.end()) ends->push_back(w.end());
+}
+
+// Length of 's, 't, 'm, 'd, 're, 've or 'll at `i`, or 0. Without regard to case, U+017F is an s.
+inline size_t ContractionLength(const Window& w, size_t i, bool ignore_case) {
+  if (w.At(i) != '\'') return 0;
+  auto letter = [&](size_t k) -> char32_t {
+    const char32_t c = w.At(k);
+    if (!ignore_case) return c;
+    return c == 0x17F ? 's' : IsAsciiUpper(c) ? c + ('a' - 'A') : c;
+  };
+  const char32_t a = letter(i + 1);
+  if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+  const char32_t b = letter(i + 2);
+  if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
+  return 0;
 }
 
 // \s*[\r\n]+|\s+(?!\S)|\s+ (without the first alternative if `line_breaks` is false): the end of

@@ -5,13 +5,12 @@
 #include <tuple>
 #include <utility>
 
+#include "computed/tokenizer/space_mark.h"
 #include "computed/tokenizer/unicode.h"
 
 namespace gguf_offload {
 namespace {
 
-// U+2581, which stands for a space in token texts.
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 constexpr uint32_t kNone = 0xFFFFFFFF;
 // Symbols are counted in 32 bits; a longer text is cut.
 constexpr size_t kLongestText = size_t{1} << 30;
@@ -106,13 +105,7 @@ std::string SentencePiece::Normalize(std::string_view text, bool after_special) 
   std::string normalized;
   normalized.reserve(text.size() + text.size() / 4 + kSpaceMark.size());
   if (options_.add_space_prefix && after_special) normalized += kSpaceMark;
-  for (char c : text) {
-    if (c == ' ') {
-      normalized += kSpaceMark;
-    } else {
-      normalized.push_back(c);
-    }
-  }
+  AppendWithSpaceMarks(text, &normalized);
   return normalized;
 }
 
@@ -190,16 +183,7 @@ void SentencePiece::AppendBytes(std::string_view text, std::vector<int32_t>* ids
 }
 
 std::string SentencePiece::DecodeText(std::string_view token_text) const {
-  std::string text;
-  for (size_t i = 0; i < token_text.size();) {
-    if (token_text.substr(i, kSpaceMark.size()) == kSpaceMark) {
-      text.push_back(' ');
-      i += kSpaceMark.size();
-    } else {
-      text.push_back(token_text[i++]);
-    }
-  }
-  return text;
+  return WithoutSpaceMarks(token_text);
 }
 
 }  // namespace gguf_offload

@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 #include "common/log/log.h"
-#include "computed/tokenizer/byte_level_bpe.h"
+#include "computed/tokenizer/byte_pair_encoding.h"
 #include "computed/tokenizer/metadata_fields.h"
 #include "computed/tokenizer/pre_tokenizer.h"
 #include "computed/tokenizer/sentence_piece.h"
@@ -22,6 +22,7 @@ constexpr char kPreTokenizerKey[] = "tokenizer.ggml.pre";
 
 struct Rules {
   bool add_bos = false;
+  bool always_add_bos = false;  // whatever the file says
   bool add_eos = false;
   bool add_space_prefix = false;
 };
@@ -156,15 +157,16 @@ absl::StatusOr<std::unique_ptr<const TextEncoder>> CreateSentencePiece(const v1:
   return std::make_unique<SentencePiece>(&vocabulary, options);
 }
 
-absl::StatusOr<std::unique_ptr<const TextEncoder>> CreateByteLevelBpe(const v1::Manifest& manifest,
-                                                                      const Vocabulary& vocabulary,
-                                                                      Rules* rules) {
-  const absl::StatusOr<std::optional<std::string>> pre = ReadString(manifest, kPreTokenizerKey);
+absl::StatusOr<std::unique_ptr<const TextEncoder>> CreateBytePairEncoding(
+    const v1::Manifest& manifest, const Vocabulary& vocabulary, Rules* rules) {
+  absl::StatusOr<std::optional<std::string>> pre = ReadString(manifest, kPreTokenizerKey);
   if (!pre.ok()) return pre.status();
+  if (vocabulary.model() == Vocabulary::Model::kGemma4) *pre = "gemma4";  // whatever the file says
   absl::StatusOr<PreTokenizer> pre_tokenizer = PreTokenizer::Create(pre->value_or("default"));
   if (!pre_tokenizer.ok()) return pre_tokenizer.status();
-  rules->add_bos = pre_tokenizer->default_add_bos();
-  return ByteLevelBpe::Create(manifest, vocabulary, *std::move(pre_tokenizer));
+  rules->add_bos = pre_tokenizer->settings().add_bos != PreTokenizerSettings::kNotByDefault;
+  rules->always_add_bos = pre_tokenizer->settings().add_bos == PreTokenizerSettings::kAlways;
+  return BytePairEncoding::Create(manifest, vocabulary, *std::move(pre_tokenizer));
 }
 
 }  // namespace
@@ -177,7 +179,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(const v1::Manifest&
   absl::StatusOr<std::unique_ptr<const TextEncoder>> encoder =
       vocabulary->model() == Vocabulary::Model::kSentencePiece
           ? CreateSentencePiece(manifest, *vocabulary, &rules)
-          : CreateByteLevelBpe(manifest, *vocabulary, &rules);
+          : CreateBytePairEncoding(manifest, *vocabulary, &rules);
   if (!encoder.ok()) return encoder.status();
   const absl::StatusOr<bool> add_bos =
       ReadAddRule(manifest, kAddBosKey, rules.add_bos, vocabulary->bos());
@@ -185,7 +187,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Create(const v1::Manifest&
   const absl::StatusOr<bool> add_eos =
       ReadAddRule(manifest, kAddEosKey, rules.add_eos, vocabulary->eos());
   if (!add_eos.ok()) return add_eos.status();
-  rules.add_bos = *add_bos;
+  rules.add_bos = *add_bos || (rules.always_add_bos && vocabulary->bos());
   rules.add_eos = *add_eos;
   return std::make_unique<ManifestTokenizer>(std::move(vocabulary), *std::move(encoder), rules);
 }

@@ -1,5 +1,7 @@
 // Text to token ids and back, as the GGUF metadata of a model define it. The measure of correctness
-// is llama.cpp: for the same file and text the ids are the same.
+// is llama.cpp: for the same file and text the ids are the same, but where it is known not to do
+// what the model's own tokenizer does (see pre_tokenizer.h). Decoding gives the exact bytes back:
+// no space is dropped before punctuation.
 #ifndef COMPUTED_TOKENIZER_TOKENIZER_H_
 #define COMPUTED_TOKENIZER_TOKENIZER_H_
 
@@ -35,9 +37,9 @@ struct EncodeOptions {
 // Immutable, thread safe.
 class Tokenizer {
  public:
-  // Supports `tokenizer.ggml.model` "llama" (SentencePiece) and "gpt2" (byte-level BPE with the
-  // pre-tokenizers that pre_tokenizer.cc lists). InvalidArgument naming the metadata key if the
-  // vocabulary is malformed or of another kind. Keeps nothing of `manifest`.
+  // Supports `tokenizer.ggml.model` "llama" (SentencePiece), "gpt2" (byte pair encoding with the
+  // pre-tokenizers that pre_tokenizer.cc lists) and "gemma4". InvalidArgument naming the metadata
+  // key if the vocabulary is malformed or of another kind. Keeps nothing of `manifest`.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const v1::Manifest& manifest);
 
   virtual ~Tokenizer() = default;

@@ -63,7 +63,9 @@ TEST(TokenizerGoldenTest, EveryByteStringSurvives) {
 TEST(GoldenCasesTest, OddVocabulariesWork) {
   for (const char* name :
        {"vocab-plain.gguf", "vocab-add-bos-no-id.gguf", "vocab-id-eot-out-of-range.gguf",
-        "vocab-int-scores.gguf", "vocab-longer-types.gguf", "vocab-missing-byte.gguf"}) {
+        "vocab-int-scores.gguf", "vocab-longer-types.gguf", "vocab-missing-byte.gguf",
+        "vocab-marks-gpt-4o.gguf", "vocab-marks-tekken.gguf", "vocab-pre-minicpm5.gguf",
+        "vocab-tilde-deepseek-v3.gguf"}) {
     SCOPED_TRACE(name);
     const absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
         Tokenizer::Create(LoadGoldenManifest(name));
@@ -73,6 +75,28 @@ TEST(GoldenCasesTest, OddVocabulariesWork) {
       EXPECT_EQ((*tokenizer)->Encode("One 12", {.add_bos = special, .parse_special = true}), ids);
     }
     EXPECT_EQ((*tokenizer)->Decode(ids), "One 12");
+  }
+}
+
+// "~" is a symbol, so that a space goes with it.
+TEST(GoldenCasesTest, TheTildeIsASymbol) {
+  const std::unique_ptr<Tokenizer> tokenizer =
+      *Tokenizer::Create(LoadGoldenManifest("vocab-tilde-deepseek-v3.gguf"));
+  EXPECT_EQ(tokenizer->Encode(" ~5 a~-b ~~ x", {}),
+            std::vector<int32_t>({700, 20, 258, 701, 65, 700, 93, 220, 87}));
+}
+
+TEST(GoldenCasesTest, AMarkIsPartOfAWord) {
+  for (const char* name : {"vocab-marks-gpt-4o.gguf", "vocab-marks-tekken.gguf"}) {
+    EXPECT_EQ((*Tokenizer::Create(LoadGoldenManifest(name)))->Encode("e\u0301", {}),
+              std::vector<int32_t>({701}))
+        << name;
+  }
+  for (const char* pre : {"minimax-m2", "llama4", "kanana2", "kimi-k2"}) {
+    v1::Manifest manifest = LoadGoldenManifest("vocab-marks-gpt-4o.gguf");
+    SetString(&manifest, "tokenizer.ggml.pre", pre);
+    EXPECT_EQ((*Tokenizer::Create(manifest))->Encode("e\u0301", {}), std::vector<int32_t>({701}))
+        << pre;
   }
 }
 

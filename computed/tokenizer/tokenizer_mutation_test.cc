@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "computed/tokenizer/pre_tokenizer.h"
 #include "computed/tokenizer/testing/manifests.h"
 #include "computed/tokenizer/tokenizer.h"
 
@@ -76,15 +77,13 @@ TEST(TokenizerMutationTest, SpoiledMessages) {
 
 TEST(TokenizerMutationTest, RandomVocabularies) {
   Random random(12);
-  static const char* const kPre[] = {"gpt-2",       "llama-bpe",    "qwen2",
-                                     "deepseek-v3", "deepseek-llm", "gpt-4o",
-                                     "tekken",      "kimi-k2",      "falcon"};
+  const std::vector<std::string_view> names = PreTokenizer::Names();
   int created = 0;
   for (int i = 0; i < 3000; ++i) {
     v1::Manifest manifest;
     const bool is_bpe = random() % 2 == 0;
     SetString(&manifest, "tokenizer.ggml.model", is_bpe ? "gpt2" : "llama");
-    SetString(&manifest, "tokenizer.ggml.pre", kPre[random() % 9]);
+    SetString(&manifest, "tokenizer.ggml.pre", std::string(names[random() % names.size()]));
     std::vector<std::string> tokens;
     std::vector<int64_t> types;
     std::vector<float> scores;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <memory>
 #include <random>
 #include <string>
@@ -207,6 +208,89 @@ TEST(ByteLevelBpeTest, MergesCannotFormAControlToken) {
   EXPECT_EQ(whole->Encode("xy", {}), Ids({'x', 'y'}));
 }
 
+// Byte pair encoding on plain tokens: 0 "<pad>", 1 "<eos>", 2 "<bos>", 3 "<unk>", 4 to 259 the
+// bytes, then the texts below.
+v1::Manifest PlainTokens(const std::string& model, const std::string& pre) {
+  v1::Manifest manifest;
+  std::vector<std::string> texts = {"<pad>", "<eos>", "<bos>", "<unk>"};
+  std::vector<int64_t> types = {3, 3, 3, 2};
+  for (int byte = 0; byte < 256; ++byte) {
+    char text[8];
+    std::snprintf(text, sizeof(text), "<0x%02X>", byte);
+    texts.push_back(text);
+    types.push_back(6);
+  }
+  for (const std::string& text :
+       {std::string(kMark), std::string("a"), std::string("b"), std::string("ab"), Marked("ab"),
+        std::string("\n"), std::string("\n\n"), std::string("\u00E9"), Marked(kMark)}) {
+    texts.push_back(text);
+    types.push_back(1);
+  }
+  SetString(&manifest, "tokenizer.ggml.model", model);
+  if (!pre.empty()) SetString(&manifest, "tokenizer.ggml.pre", pre);
+  SetStrings(&manifest, "tokenizer.ggml.tokens", texts);
+  SetInts(&manifest, "tokenizer.ggml.token_type", types);
+  SetStrings(&manifest, "tokenizer.ggml.merges",
+             {"a b", Marked(" ab"), Marked(" ") + kMark, "< 0x41>"});
+  SetUnsigned(&manifest, "tokenizer.ggml.bos_token_id", 2);
+  SetUnsigned(&manifest, "tokenizer.ggml.eos_token_id", 1);
+  return manifest;
+}
+
+TEST(PlainTokensTest, CharactersMergeAndTheRestIsBytes) {
+  for (const auto& [model, pre] : std::vector<std::pair<std::string, std::string>>{
+           {"gemma4", ""},
+           {"gemma4", "llama-bpe"},  // the model decides
+           {"gpt2", "gemma4"},
+           {"gpt2", "granite-embed-multi-311m"},
+           {"gpt2", "sarvam-moe"}}) {
+    SCOPED_TRACE(model + " " + pre);
+    const auto tokenizer = CreateOrDie(PlainTokens(model, pre));
+    EXPECT_EQ(tokenizer->Encode("ab ab", {}), Ids({263, 264}));
+    EXPECT_EQ(tokenizer->Encode("  ab   a", {}), Ids({260, 264, 268, 260, 261}));
+    EXPECT_EQ(tokenizer->Encode("\u00E9\u00F1", {}), Ids({267, 4 + 0xC3, 4 + 0xB1}));
+    EXPECT_EQ(tokenizer->Encode("\xFF\xC3", {}), Ids({4 + 0xFF, 4 + 0xC3}));
+    EXPECT_EQ(tokenizer->Encode("a\nb", {}), Ids({261, 265, 262}));
+    EXPECT_EQ(tokenizer->Encode("\n\n\n", {}), Ids({265, 265, 265}));
+    // A byte token's name is text.
+    EXPECT_EQ(tokenizer->Encode("<0x41>", {}).size(), 6u);
+    EXPECT_EQ(tokenizer->Decode(Ids({264, 4 + 0xC3, 4 + 0xB1, 268})), " ab\u00F1  ");
+    const bool whole_line_breaks = pre != "sarvam-moe";
+    EXPECT_EQ(tokenizer->Encode("a\n\nb", {}),
+              whole_line_breaks ? Ids({261, 266, 262}) : Ids({261, 265, 265, 262}));
+  }
+}
+
+TEST(PlainTokensTest, GemmaAlwaysBeginsWithBos) {
+  v1::Manifest manifest = PlainTokens("gemma4", "");
+  for (const bool add_bos : {false, true}) {
+    SetBool(&manifest, "tokenizer.ggml.add_bos_token", add_bos);
+    EXPECT_EQ(CreateOrDie(manifest)->Encode("a", {.add_bos = true}), Ids({2, 261}));
+  }
+  manifest.mutable_metadata()->erase("tokenizer.ggml.bos_token_id");
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("a", {.add_bos = true}), Ids({261}));
+  manifest = PlainTokens("gpt2", "sarvam-moe");
+  EXPECT_EQ(CreateOrDie(manifest)->Encode("a", {.add_bos = true}), Ids({261}));
+}
+
+TEST(PlainTokensTest, WithoutSpaceMarksASpaceIsAByte) {
+  const auto tokenizer = CreateOrDie(PlainTokens("gpt2", "whitespace"));
+  EXPECT_EQ(tokenizer->Encode("ab ab", {}), Ids({263, 4 + ' ', 263}));
+  EXPECT_EQ(tokenizer->Decode(Ids({264})), Marked("ab"));
+}
+
+TEST(PlainTokensTest, LongAndShortLinesMergeAlike) {
+  const auto tokenizer = CreateOrDie(PlainTokens("gemma4", ""));
+  std::string line;
+  Ids expected;
+  for (int i = 0; i < 5000; ++i) {
+    line += " ab\u00F1";
+    expected.insert(expected.end(), {264, 4 + 0xC3, 4 + 0xB1});
+  }
+  EXPECT_EQ(tokenizer->Encode(line, {}), expected);
+  EXPECT_EQ(tokenizer->Decode(expected), line);
+}
+
 TEST(TokenizerTest, EosOnlyOnDemand) {
   v1::Manifest manifest = SmallSentencePiece();
   SetBool(&manifest, "tokenizer.ggml.add_eos_token", true);
@@ -378,8 +462,9 @@ TEST(TokenizerTest, AMegabyteOfOneLetter) {
 }
 
 TEST(TokenizerTest, ManySpacesLineBreaksDigitsAndBrokenUtf8) {
-  for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm",
-                          "deepseek-coder", "gpt-4o", "default", "falcon", "kimi-k2"}) {
+  for (const char* pre :
+       {"gpt-2", "llama-bpe", "qwen2", "deepseek-v3", "deepseek-llm", "deepseek-coder", "gpt-4o",
+        "default", "falcon", "kimi-k2", "jais-2", "superbpe", "tiny_aya", "afmoe", "chameleon"}) {
     const auto tokenizer = CreateOrDie(BpeManifest(pre, {{"<|x|>", 3}}, {}));
     for (const char* unit :
          {" ", "\n", "7", "\xC3\xA9", "\xFF", " \t", "\xE2\x80\x8D", "'", "<|x|"}) {

@@ -15,6 +15,15 @@ constexpr ClassRange kClassRanges[] = {
 #include "computed/tokenizer/unicode_ranges.inc"
 };
 
+struct CodePointRange {
+  char32_t first;
+  char32_t last;
+};
+
+constexpr CodePointRange kHanRanges[] = {
+#include "computed/tokenizer/unicode_han.inc"
+};
+
 constexpr char32_t kCodePointLimit = 0x110000;
 
 // One byte a code point: a lookup per character must cost no more than the character's decoding.
@@ -69,6 +78,13 @@ size_t DecodeUtf8(std::string_view text, char32_t* code_point) {
   }
   *code_point = value;
   return length;
+}
+
+bool IsHan(char32_t code_point) {
+  const CodePointRange* after =
+      std::upper_bound(std::begin(kHanRanges), std::end(kHanRanges), code_point,
+                       [](char32_t value, const CodePointRange& r) { return value < r.first; });
+  return after != std::begin(kHanRanges) && code_point <= std::prev(after)->last;
 }
 
 bool IsValidUtf8(std::string_view text) {

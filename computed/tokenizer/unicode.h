@@ -10,21 +10,43 @@
 
 namespace gguf_offload {
 
-// Major general categories, except that every White_Space character is kSpace.
+// General categories as far as the pre-tokenizers tell them apart, except that every White_Space
+// character is kSpace.
 enum class CharClass : uint8_t {
   kOther = 0,  // control, format, private use, surrogate, unassigned
-  kLetter,
-  kNumber,
-  kPunctuation,
-  kSymbol,
-  kMark,
+  // Letters.
+  kUpper,        // Lu
+  kTitle,        // Lt
+  kModifier,     // Lm
+  kOtherLetter,  // Lo
+  kLower,        // Ll
+  kMark,         // M
+  // Numbers.
+  kDecimal,      // Nd
+  kOtherNumber,  // Nl, No
+  // Punctuation.
+  kConnector,    // Pc
+  kPunctuation,  // the others
+  kSymbol,       // S
   kSpace,
 };
+
+// \p{L}, \p{N}, \p{P}.
+inline bool IsLetter(CharClass c) { return c >= CharClass::kUpper && c <= CharClass::kLower; }
+inline bool IsNumber(CharClass c) {
+  return c >= CharClass::kDecimal && c <= CharClass::kOtherNumber;
+}
+inline bool IsPunctuation(CharClass c) {
+  return c >= CharClass::kConnector && c <= CharClass::kPunctuation;
+}
 
 inline constexpr char32_t kReplacementCharacter = 0xFFFD;
 
 // Class of a code point; kOther beyond U+10FFFF.
 CharClass ClassOf(char32_t code_point);
+
+// Whether a code point's script is Han.
+bool IsHan(char32_t code_point);
 
 // Length in bytes of the well-formed UTF-8 sequence at the start of `text` (Unicode 15.0, table
 // 3-7: no overlong forms, no surrogates), or 0 if there is none. Stores the code point.

@@ -155,11 +155,13 @@ absl::StatusOr<Vocabulary> Vocabulary::Parse(const v1::Manifest& manifest) {
   if (**model == "llama") {
     vocabulary.model_ = Model::kSentencePiece;
   } else if (**model == "gpt2") {
-    vocabulary.model_ = Model::kByteLevelBpe;
+    vocabulary.model_ = Model::kBytePairEncoding;
+  } else if (**model == "gemma4") {
+    vocabulary.model_ = Model::kGemma4;
   } else {
     return absl::InvalidArgumentError(absl::StrCat(kModelKey, ": unknown tokenizer model \"",
                                                    (*model)->substr(0, 64),
-                                                   "\"; supported are llama, gpt2"));
+                                                   "\"; supported are llama, gpt2, gemma4"));
   }
   absl::Status status = vocabulary.ReadTokens(manifest);
   if (status.ok()) status = vocabulary.ReadTypes(manifest);
@@ -231,7 +233,7 @@ absl::Status Vocabulary::ReadScores(const v1::Manifest& manifest) {
   absl::StatusOr<std::optional<std::vector<float>>> scores = ReadFloats(manifest, kScoresKey);
   if (!scores.ok()) return scores.status();
   if (!scores->has_value()) {
-    if (model_ == Model::kByteLevelBpe) return absl::OkStatus();
+    if (model_ != Model::kSentencePiece) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat(kScoresKey, ": missing, but tokenizer model \"llama\" merges by score"));
   }
@@ -239,7 +241,7 @@ absl::Status Vocabulary::ReadScores(const v1::Manifest& manifest) {
   const absl::Status length = CheckLength(kScoresKey, "scores", scores_.size(), texts_.size());
   if (!length.ok()) return length;
   scores_.resize(texts_.size());
-  if (model_ == Model::kByteLevelBpe) return absl::OkStatus();  // merges by rank
+  if (model_ != Model::kSentencePiece) return absl::OkStatus();  // merges by rank
   for (int32_t id = 0; id < size(); ++id) {
     if (std::isnan(scores_[id])) {
       return absl::InvalidArgumentError(

@@ -43,7 +43,8 @@ std::optional<uint8_t> ParseByteToken(std::string_view text);
 // Immutable once parsed, thread safe. Movable, not copyable: the index points into the texts.
 class Vocabulary {
  public:
-  enum class Model { kSentencePiece, kByteLevelBpe };
+  // The last is byte pair encoding too, see BytePairEncoding.
+  enum class Model { kSentencePiece, kBytePairEncoding, kGemma4 };
 
   // InvalidArgument naming the metadata key, and the token where one is at fault. What does not
   // stand in the way of encoding is ignored, and logged: ids out of
@@ -89,7 +90,7 @@ class Vocabulary {
   void FindMarkup();
   void MarkEndOfGeneration(int32_t id) { end_of_generation_[id] = true; }
 
-  Model model_ = Model::kByteLevelBpe;
+  Model model_ = Model::kBytePairEncoding;
   std::vector<std::string> texts_;
   std::vector<TokenType> types_;
   std::vector<float> scores_;  // empty if the file has none
