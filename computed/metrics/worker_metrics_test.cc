@@ -167,7 +167,9 @@ TEST_F(WorkerMetricsTest, ShowsWhatRunsAndWhatIsCancelled) {
   auto second = session_->Submit(Generate(2), waiting);
   ASSERT_TRUE(second.ok());
   EXPECT_FALSE(session_->Submit(Generate(2), std::make_shared<Answer>()).ok());
-  EXPECT_FALSE(session_->Submit(Generate(2000), std::make_shared<Answer>()).ok());
+  Request too_long = Generate(2);
+  too_long.prompt.assign(1024, 1);
+  EXPECT_FALSE(session_->Submit(too_long, std::make_shared<Answer>()).ok());
   Request bad = Generate(2);
   bad.prompt = {-1};
   EXPECT_FALSE(session_->Submit(bad, std::make_shared<Answer>()).ok());
