@@ -3,7 +3,7 @@
 # `N passed, N failed[, N skipped]` that counts test cases. Fails if one of them does.
 #
 # GGUF_OFFLOAD_REFERENCE_MODELS may name a folder with trained models; the tests that want them are
-# skipped otherwise. GGUF_OFFLOAD_FUZZ_SECONDS (60) is how long the parser is fuzzed.
+# skipped otherwise. GGUF_OFFLOAD_FUZZ_SECONDS (180) is how long is fuzzed, all targets together.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -71,9 +71,13 @@ bazel test //... --keep_going --test_output=summary --noshow_progress \
   --build_event_json_file="$results/events.json"
 bazel_exit_code=$?
 
-# The GGUF parser under AddressSanitizer, fed with damaged files.
-weightd/gguf/fuzz.sh "${GGUF_OFFLOAD_FUZZ_SECONDS:-60}" >"$results/fuzz.log" 2>&1
-cases+=(--case 'weightd/gguf/fuzz.sh' $? "$results/fuzz.log")
+# What strangers' bytes reach, under AddressSanitizer.
+mapfile -t fuzz_targets < <(tests/fuzz.sh --list)
+for target in "${fuzz_targets[@]}"; do
+  tests/fuzz.sh "$target" $((${GGUF_OFFLOAD_FUZZ_SECONDS:-180} / ${#fuzz_targets[@]})) \
+    >"$results/fuzz-$target.log" 2>&1
+  cases+=(--case "tests/fuzz.sh $target" $? "$results/fuzz-$target.log")
+done
 
 # Case by case, which hardening cases were tried and how that went.
 PYTHONPATH=tests/e2e /usr/bin/python3 tests/fault/hardening_report.py --events "$results/events.json" ||

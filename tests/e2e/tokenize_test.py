@@ -37,6 +37,18 @@ class TokenizeTest(EndToEndTest):
             with self.subTest(text=text):
                 self.assertEqual(json.loads(printed), expected)
 
+    def test_odd_vocabularies(self):
+        cases = os.path.join(TESTDATA, 'golden/cases')
+        models = {name.removesuffix('.gguf'): os.path.join(cases, name)
+                  for name in os.listdir(cases)}
+        self.assertEqual(len(models), 10)
+        weightd = self.start_weightd(models)
+        for model in models:
+            with self.subTest(model=model):
+                printed = ctl('tokenize', f'--weights={weightd.address}', f'--model={model}',
+                              '--text=One 12')
+                self.assertEqual(json.loads(printed), [330, 68, 220, 16, 17])
+
     def test_text_from_standard_input(self):
         printed = ctl('tokenize', f'--weights=unix:{self.weightd.socket}', '--model=tiny-spm',
                       '--text-file=-', stdin=self.texts[0].encode())

@@ -1,6 +1,6 @@
 // libFuzzer target of the parser: any bytes give a file whose tensors lie inside it, or an error.
 //
-// Built by fuzz.sh, as libFuzzer comes with clang only.
+// Built by tests/fuzz.sh, as libFuzzer comes with clang only.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
