@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "computed/tokenizer/unicode.h"
 
 namespace gguf_offload::cli {
 namespace {
@@ -27,8 +28,11 @@ absl::Status CheckValue(const Flag& flag, const std::string& value) {
   double real = 0;
   switch (flag.kind) {
     case FlagKind::kSwitch:
-    case FlagKind::kText:
       return absl::OkStatus();
+    case FlagKind::kText:
+      // A file's name may be any bytes; everything else goes into messages, whose texts are UTF-8.
+      if (flag.value == "FILE" || IsValidUtf8(value)) return absl::OkStatus();
+      return absl::InvalidArgumentError(absl::StrCat("--", flag.name, " is not UTF-8 text"));
     case FlagKind::kInteger:
       if (absl::SimpleAtoi(value, &integer) && integer >= 0) return absl::OkStatus();
       return absl::InvalidArgumentError(
@@ -56,6 +60,9 @@ absl::StatusOr<Arguments> Arguments::Parse(absl::Span<const Flag> flags, size_t 
     if (only_operands || !absl::ConsumePrefix(&word, "--")) {
       if (arguments.operands_.size() == max_operands) {
         return absl::InvalidArgumentError(absl::StrCat("unexpected argument '", words[i], "'"));
+      }
+      if (!IsValidUtf8(words[i])) {
+        return absl::InvalidArgumentError("an argument is not UTF-8 text");
       }
       arguments.operands_.push_back(words[i]);
       continue;

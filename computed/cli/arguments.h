@@ -19,7 +19,7 @@ namespace gguf_offload::cli {
 
 enum class FlagKind {
   kSwitch,   // takes no value
-  kText,     // any value
+  kText,     // any text in UTF-8; of a flag whose value is called FILE, any bytes
   kInteger,  // a whole number of at least 0 that fits in 63 bits
   kReal,     // a finite number
 };

@@ -40,7 +40,7 @@ absl::Status SetPrompt(const Arguments& arguments, v1::GenerateRequest& request)
     request.set_text(arguments.Text("prompt"));
     return absl::OkStatus();
   }
-  absl::StatusOr<std::string> text = ReadFile(arguments.Text("prompt-file"));
+  absl::StatusOr<std::string> text = ReadTextFile(arguments.Text("prompt-file"));
   if (!text.ok()) return text.status();
   request.set_text(*std::move(text));
   return absl::OkStatus();

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "computed/tokenizer/unicode.h"
 #include "google/protobuf/util/json_util.h"
 
 namespace gguf_offload::cli {
@@ -163,6 +164,15 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   if (!standard_input) std::fclose(file);
   if (failed) return status;
   return content;
+}
+
+absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadFile(path);
+  if (text.ok() && !IsValidUtf8(*text)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path == "-" ? "standard input" : path, " is not UTF-8 text"));
+  }
+  return text;
 }
 
 std::string ToJson(const google::protobuf::Message& message) { return Json(message, true); }

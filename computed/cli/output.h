@@ -82,6 +82,8 @@ class OutputFile {
 
 // The bytes of a file, or of standard input for "-". An error names the path.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
+// The same, for text that goes into a message: INVALID_ARGUMENT if it is not UTF-8.
+absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 
 // `message` as indented JSON with the field names of the .proto file.
 std::string ToJson(const google::protobuf::Message& message);

@@ -66,7 +66,10 @@ absl::Status RunTokenize(const Arguments& arguments) {
     return absl::InvalidArgumentError("give one of --text-file=FILE and --text=TEXT");
   }
   absl::StatusOr<std::string> text = arguments.Text("text");
-  if (arguments.Has("text-file")) text = ReadFile(arguments.Text("text-file"));
+  if (arguments.Has("text-file")) {
+    // A worker is sent the text in a message; the tokenizer itself takes any bytes.
+    text = (arguments.Has("worker") ? ReadTextFile : ReadFile)(arguments.Text("text-file"));
+  }
   if (!text.ok()) return text.status();
   absl::StatusOr<Ids> ids;
   if (arguments.Has("worker")) {
@@ -94,6 +97,13 @@ absl::Status RunDetokenize(const Arguments& arguments) {
   } else {
     absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FetchTokenizer(arguments);
     if (!tokenizer.ok()) return tokenizer.status();
+    for (int32_t id : *ids) {
+      if (id >= (*tokenizer)->vocab_size()) {
+        return absl::InvalidArgumentError(absl::StrCat("token ", id, " is not below ",
+                                                       (*tokenizer)->vocab_size(),
+                                                       ", the size of the vocabulary"));
+      }
+    }
     text = (*tokenizer)->Decode(*ids, arguments.Has("render-special"));
   }
   if (!text.ok()) return text.status();

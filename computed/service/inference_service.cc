@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/daemon/client_identity.h"
 #include "common/daemon/request_id.h"
 #include "common/grpc_status/status.h"
@@ -112,6 +113,12 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
   if (!pass.ok()) return Finish(context, pass.status());
   if (worker_.tokenizer == nullptr) return Finish(context, worker_.tokenizer_error);
   const std::vector<int32_t> tokens(request->tokens().begin(), request->tokens().end());
+  for (int32_t token : tokens) {
+    if (token >= 0 && token < worker_.tokenizer->vocab_size()) continue;
+    return Finish(context, absl::InvalidArgumentError(absl::StrCat(
+                               "token ", token, " is not 0 to ",
+                               worker_.tokenizer->vocab_size() - 1, ", as the vocabulary is")));
+  }
   response->set_text(worker_.tokenizer->Decode(tokens, request->render_special()));
   return Finish(context, absl::OkStatus());
 }

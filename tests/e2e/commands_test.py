@@ -9,6 +9,8 @@ import subprocess
 import unittest
 
 import golden
+import grpc
+from gguf_offload.v1 import inference_pb2
 from harness import OFFLOADCTL, EndToEndTest, ctl, free_port, offloadctl
 
 MODEL = 'llama-kq'
@@ -157,6 +159,41 @@ class CommandsTest(EndToEndTest):
         self.assertEqual(ctl('tokenize', self.at_worker, text), by_weights)
         back = ctl('detokenize', self.at_worker, f'--tokens={by_weights.strip()}')
         self.assertEqual(back, 'Grüße, 世界 123\n')
+
+    def test_text_that_is_not_utf8_is_refused_in_one_line(self):
+        latin = 'größer'.encode('latin-1')
+        file = os.path.join(self.folder, 'latin.txt')
+        with open(file, 'wb') as opened:
+            opened.write(latin)
+        for flag, message in ((b'--prompt=' + latin, '--prompt is not UTF-8 text'),
+                              (f'--prompt-file={file}', f'{file} is not UTF-8 text'),
+                              (b'--stop=' + latin, '--stop is not UTF-8 text')):
+            with self.subTest(flag=flag):
+                self.assert_fails(message, 'generate', self.at_worker, flag,
+                                  *(['--prompt=a'] if b'stop' in os.fsencode(flag) else []))
+        code, _, err = offloadctl('generate', self.at_worker, '--prompt-file=-', stdin=latin)
+        self.assertEqual((code, err), (1, b'offloadctl: standard input is not UTF-8 text\n'))
+        self.assert_fails('--text is not UTF-8 text', 'tokenize', self.at_worker,
+                          b'--text=' + latin)
+        self.assert_fails(f'{file} is not UTF-8 text', 'tokenize', self.at_worker,
+                          f'--text-file={file}')
+        self.assert_fails('an argument is not UTF-8 text', 'model', latin, self.weights)
+        # The tokenizer itself takes any bytes.
+        ctl('tokenize', self.weights, f'--model={MODEL}', f'--text-file={file}')
+
+    def test_detokenize_refuses_ids_out_of_range(self):
+        self.assert_fails('.*token 512 is not 0 to 511.*', 'detokenize', self.at_worker,
+                          '--tokens=5,512')
+        self.assert_fails('.*token 512 is not below 512.*', 'detokenize', self.weights,
+                          f'--model={MODEL}', '--tokens=512')
+        stub = self.stub(self.worker, 'inference')
+        for token in (-1, 512, 2**31 - 1):
+            with self.assertRaises(grpc.RpcError) as raised:
+                stub.Detokenize(inference_pb2.DetokenizeRequest(tokens=[token]), timeout=30)
+            self.assertEqual(raised.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertEqual(
+            stub.Detokenize(inference_pb2.DetokenizeRequest(tokens=[511]), timeout=30).text != '',
+            True)
 
     def test_placement(self):
         text = ctl('placement', self.at_worker)

@@ -18,7 +18,7 @@ absl::StatusOr<std::set<std::string>> ModelStore::GgufFilesIn(std::string_view f
   for (std::filesystem::directory_iterator it(std::filesystem::path(folder), error), end;
        !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (name[0] != '.' && name.ends_with(".gguf")) paths.insert(it->path().string());
+    if (name[0] != '.' && HasGgufExtension(name)) paths.insert(it->path().string());
   }
   if (error) {
     return absl::NotFoundError(

@@ -122,7 +122,8 @@ class ModelStore {
       std::string_view name, std::string_view path,
       std::optional<Residency> residency = std::nullopt);
 
-  // Loads every *.gguf file of a folder (of split models the first shard) under its name without
+  // Loads every *.gguf file (or *.GGUF) of a folder (of split models the first shard) under its
+  // name without
   // ".gguf" and "-00001-of-0000N". Files that fail are listed as failed. Returns how many were
   // loaded; an error only if the folder itself cannot be read.
   absl::StatusOr<size_t> LoadDirectory(std::string_view folder);

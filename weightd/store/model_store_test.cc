@@ -153,6 +153,7 @@ TEST_F(ModelStoreTest, Case24ImplausibleHyperparametersAreServed) {
 TEST_F(ModelStoreTest, LoadDirectory) {
   folder_.Write("good.gguf", SmallModel());
   folder_.Write("bad.gguf", "garbage");
+  folder_.Write("X.GGUF", SmallModel());
   folder_.Write("notes.txt", "no model");
   folder_.Write(".hidden.gguf", SmallModel());
   folder_.Write("orphan-00002-of-00002.gguf", SmallModel());
@@ -167,12 +168,12 @@ TEST_F(ModelStoreTest, LoadDirectory) {
   ASSERT_EQ(mkfifo(folder_.Path("fifo.gguf").c_str(), 0600), 0);
   const auto loaded = store_.LoadDirectory(folder_.path());
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  EXPECT_EQ(*loaded, 2u);
+  EXPECT_EQ(*loaded, 3u);
   std::vector<std::string> ready, failed;
   for (const ModelStatus& status : store_.List()) {
     (status.state == ModelState::kReady ? ready : failed).push_back(status.name);
   }
-  EXPECT_THAT(ready, ElementsAre("good", "split"));
+  EXPECT_THAT(ready, ElementsAre("X", "good", "split"));
   EXPECT_THAT(failed, ElementsAre("bad", "fifo", "folder", "orphan"));
   EXPECT_EQ(Status("split").shard_count, 2u);
   EXPECT_EQ(store_.LoadDirectory(folder_.Path("absent")).status().code(),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 
 namespace gguf_offload::store {
@@ -24,20 +25,25 @@ std::optional<uint32_t> ParseNumber(std::string_view text) {
 
 }  // namespace
 
+bool HasGgufExtension(std::string_view path) {
+  return absl::EndsWithIgnoreCase(absl::string_view(path.data(), path.size()), ".gguf");
+}
+
 std::string ShardName::Sibling(uint32_t number) const {
-  return absl::StrFormat("%s-%05d-of-%05d.gguf", prefix, number, count);
+  return absl::StrFormat("%s-%05d-of-%05d%s", prefix, number, count, extension);
 }
 
 std::optional<ShardName> ParseShardName(std::string_view path) {
   constexpr size_t kTail = 1 + kDigits + kOf.size() + kDigits + kExtension.size();
   const std::string_view name = path.substr(path.rfind('/') + 1);
-  if (name.size() <= kTail || !name.ends_with(kExtension)) return std::nullopt;
+  if (name.size() <= kTail || !HasGgufExtension(name)) return std::nullopt;
   const std::string_view tail = name.substr(name.size() - kTail);
   if (tail[0] != '-' || tail.substr(1 + kDigits, kOf.size()) != kOf) return std::nullopt;
   const auto number = ParseNumber(tail.substr(1, kDigits));
   const auto count = ParseNumber(tail.substr(1 + kDigits + kOf.size(), kDigits));
   if (!number || !count || *number < 1 || *number > *count) return std::nullopt;
-  return ShardName{std::string(path.substr(0, path.size() - kTail)), *number, *count};
+  return ShardName{std::string(path.substr(0, path.size() - kTail)), *number, *count,
+                   std::string(path.substr(path.size() - kExtension.size()))};
 }
 
 std::string ModelNameOf(std::string_view path) {
@@ -45,7 +51,7 @@ std::string ModelNameOf(std::string_view path) {
   if (const auto shard = ParseShardName(path); shard.has_value()) {
     name = shard->prefix;
   } else {
-    name = path.ends_with(kExtension) ? path.substr(0, path.size() - kExtension.size()) : path;
+    name = HasGgufExtension(path) ? path.substr(0, path.size() - kExtension.size()) : path;
   }
   return name.substr(name.rfind('/') + 1);
 }

@@ -14,6 +14,9 @@ TEST(ShardNames, TakesNamesApart) {
   EXPECT_EQ(shard->Sibling(1), "/models/llama-00001-of-00013.gguf");
   EXPECT_EQ(shard->Sibling(13), "/models/llama-00013-of-00013.gguf");
   EXPECT_TRUE(ParseShardName("a-00001-of-00001.gguf").has_value());
+  const auto capitals = ParseShardName("M-00001-of-00002.GGUF");
+  ASSERT_TRUE(capitals.has_value());
+  EXPECT_EQ(capitals->Sibling(2), "M-00002-of-00002.GGUF");
 }
 
 TEST(ShardNames, RefusesOtherNames) {
@@ -21,8 +24,8 @@ TEST(ShardNames, RefusesOtherNames) {
        {"", "a.gguf", "-00001-of-00002.gguf", "/m/-00001-of-00002.gguf", "a-00000-of-00002.gguf",
         "a-00003-of-00002.gguf", "a-00000-of-00000.gguf", "a-0001-of-0002.gguf",
         "a-000001-of-000002.gguf", "a-+0001-of-00002.gguf", "a-00001-of- 0002.gguf",
-        "a-00001-of-00002.GGUF", "a-00001-of-00002.gguf.part", "a-00001-of-00002.gguf/b",
-        "a-00001_of-00002.gguf", "a-0x001-of-0x002.gguf"}) {
+        "a-00001-of-00002.gguf.part", "a-00001-of-00002.gguf/b", "a-00001_of-00002.gguf",
+        "a-0x001-of-0x002.gguf"}) {
     EXPECT_FALSE(ParseShardName(name).has_value()) << name;
   }
 }
@@ -32,6 +35,8 @@ TEST(ShardNames, ModelNames) {
   EXPECT_EQ(ModelNameOf("/models/llama.gguf"), "llama");
   EXPECT_EQ(ModelNameOf("llama.v2.gguf"), "llama.v2");
   EXPECT_EQ(ModelNameOf("llama"), "llama");
+  EXPECT_EQ(ModelNameOf("/m/X.GGUF"), "X");
+  EXPECT_EQ(ModelNameOf("/m/X-00001-of-00002.Gguf"), "X");
 }
 
 }  // namespace
