@@ -63,6 +63,19 @@ int WaitReadable(int first, int second, absl::Time deadline) {
   }
 }
 
+// Connections notice when the other side is gone, on either side's initiative.
+void SetKeepalive(grpc::ServerBuilder& builder) {
+  // A peer that has vanished without closing its connection, or that has been stopped, is noticed;
+  // with the connection go its leases and streams.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  // Clients may do the same every 5 s, while a call waits and without one; a second less, as pings
+  // do not arrive as evenly as they are sent. gRPC's own limit is 5 minutes, and it ends the
+  // connection of a client that pings more often.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 4000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+}
+
 void InitializePlugins() {
   static std::once_flag once;
   std::call_once(once, [] {
@@ -100,6 +113,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(Options options) {
   interceptors.push_back(RequestIdInterceptor(daemon->live_calls_));
   if (o.call_metrics) interceptors.push_back(o.call_metrics());
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  SetKeepalive(builder);
   if (o.configure) o.configure(builder);
   daemon->server_ = builder.BuildAndStart();
   if (daemon->server_ == nullptr) return absl::InternalError("the gRPC server does not start");

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
@@ -86,6 +87,32 @@ TEST_F(DaemonTest, RunningCallsFinishWithinTheGracePeriodAndNewOnesAreRefused) {
   EXPECT_TRUE(first.ok()) << first.error_message();
   EXPECT_TRUE(clean);
   EXPECT_TRUE(drained_);
+}
+
+// Without the server's consent gRPC ends such a connection at the third ping.
+TEST_F(DaemonTest, ClientsMayPingEveryFiveSeconds) {
+  const auto pinging_channel = [this] {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 5000);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    return grpc::CreateCustomChannel(daemon_->address().ToString(),
+                                     grpc::InsecureChannelCredentials(), arguments);
+  };
+  const auto later = [](int seconds) {
+    return std::chrono::system_clock::now() + std::chrono::seconds(seconds);
+  };
+  const auto idle = pinging_channel();
+  ASSERT_TRUE(idle->WaitForConnected(later(30)));
+  stub_ = v1::DiagnosticsService::NewStub(pinging_channel());
+  grpc::Status waiting;
+  std::thread call([&] { waiting = Ping(); });
+  EXPECT_FALSE(idle->WaitForStateChange(GRPC_CHANNEL_READY, later(27)));
+  service_.release.Notify();
+  call.join();
+  EXPECT_TRUE(waiting.ok()) << waiting.error_message();
 }
 
 TEST_F(DaemonTest, CallsAreCancelledAfterTheGracePeriod) {

@@ -1,34 +1,47 @@
 #include "computed/cli/chat.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace gguf_offload::cli {
 namespace {
 
-constexpr absl::string_view kStart = "<|im_start|>";
-constexpr absl::string_view kEnd = "<|im_end|>";
+// Programs that write ChatML alone: one message after the other, then the assistant's role.
+constexpr absl::string_view kChatMl[] = {
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + "
+    "message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
+    "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
+    "{% endif %}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
+    "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+};
+
+constexpr absl::string_view kBefore = "<|im_start|>user\n";
+constexpr absl::string_view kAfter = "<|im_end|>\n<|im_start|>assistant\n";
 
 }  // namespace
 
-absl::StatusOr<std::string> ChatPrompt(absl::string_view chat_template, absl::string_view text) {
+absl::StatusOr<ChatText> ChatPrompt(absl::string_view chat_template, absl::string_view text) {
   constexpr absl::string_view kInstead = "; give the whole prompt without --chat";
   if (chat_template.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("the model has no chat template", kInstead));
   }
-  if (!absl::StrContains(chat_template, kStart) || !absl::StrContains(chat_template, kEnd)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the model's chat template is not of the one kind that --chat knows (", kStart,
-                     ", ", kEnd, ")", kInstead));
+  if (std::ranges::find(kChatMl, chat_template) == std::end(kChatMl)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the model's chat template is not of the one kind that --chat knows, ChatML and nothing "
+        "else",
+        kInstead));
   }
-  for (const absl::string_view token : {kStart, kEnd}) {
-    if (absl::StrContains(text, token)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the prompt has ", token, ", which --chat adds itself"));
-    }
-  }
-  return absl::StrCat(kStart, "user\n", text, kEnd, "\n", kStart, "assistant\n");
+  return ChatText{.text = absl::StrCat(kBefore, text, kAfter),
+                  .begin = kBefore.size(),
+                  .end = kBefore.size() + text.size()};
 }
 
 }  // namespace gguf_offload::cli

@@ -1,11 +1,14 @@
 // Puts what a user says into the form that a chat model was trained on.
 //
 // A GGUF file has its form as a program in Jinja, tokenizer.chat_template. This is no interpreter
-// of it: it knows the one kind that most models share, ChatML
-// (<|im_start|>ROLE\nTEXT<|im_end|>\n for each message), and tells it by these two tokens.
+// of it: it knows the programs that write ChatML and nothing else, which
+// <|im_start|>ROLE\nTEXT<|im_end|>\n for each message is, by their text. Most models whose
+// templates have these tokens add something of their own: a system message, tools, a beginning of
+// thoughts.
 #ifndef COMPUTED_CLI_CHAT_H_
 #define COMPUTED_CLI_CHAT_H_
 
+#include <cstddef>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -13,10 +16,14 @@
 
 namespace gguf_offload::cli {
 
+struct ChatText {
+  std::string text;
+  size_t begin = 0, end = 0;  // what the user says, in which no special token is to be found
+};
+
 // The prompt of a chat in which the user has said `text` and the assistant is to answer, without a
-// system message. FAILED_PRECONDITION if `chat_template` is empty or of another kind;
-// INVALID_ARGUMENT if `text` has one of the two tokens, which would end the user's message.
-absl::StatusOr<std::string> ChatPrompt(absl::string_view chat_template, absl::string_view text);
+// system message. FAILED_PRECONDITION if `chat_template` is empty or not a known one.
+absl::StatusOr<ChatText> ChatPrompt(absl::string_view chat_template, absl::string_view text);
 
 }  // namespace gguf_offload::cli
 

@@ -58,9 +58,12 @@ absl::Status ApplyChatTemplate(v1::InferenceService::Stub& stub, const std::stri
   v1::GetServedModelResponse model;
   const grpc::Status status = stub.GetModel(&context, {}, &model);
   if (!status.ok()) return RpcError(status, address);
-  absl::StatusOr<std::string> prompt = ChatPrompt(model.chat_template(), request.text());
+  absl::StatusOr<ChatText> prompt = ChatPrompt(model.chat_template(), request.text());
   if (!prompt.ok()) return prompt.status();
-  request.set_text(*std::move(prompt));
+  v1::TextRange& literal = *request.add_literal();
+  literal.set_begin(prompt->begin);
+  literal.set_end(prompt->end);
+  request.set_text(std::move(prompt->text));
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "computed/service/literal_ranges.h"
 
 namespace gguf_offload {
 namespace {
@@ -68,8 +69,13 @@ absl::StatusOr<Request> ToRequest(const v1::GenerateRequest& request, const Work
       break;
     case v1::GenerateRequest::kText:
       if (worker.tokenizer == nullptr) return worker.tokenizer_error;
-      result.prompt = worker.tokenizer->Encode(
-          request.text(), {.add_bos = true, .parse_special = !request.plain_text()});
+      if (auto literal = LiteralRanges(request.literal(), request.text().size()); literal.ok()) {
+        result.prompt = worker.tokenizer->Encode(
+            request.text(),
+            {.add_bos = true, .parse_special = !request.plain_text(), .literal = *literal});
+      } else {
+        return literal.status();
+      }
       break;
     case v1::GenerateRequest::PROMPT_NOT_SET:
       return absl::InvalidArgumentError("the request has no prompt");

@@ -10,6 +10,7 @@
 #include "common/daemon/request_id.h"
 #include "common/grpc_status/status.h"
 #include "computed/service/generate_call.h"
+#include "computed/service/literal_ranges.h"
 
 namespace gguf_offload {
 namespace {
@@ -97,10 +98,13 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
   absl::StatusOr<CallGate::Pass> pass = worker_.gate->Enter(ClientIdentity(*context));
   if (!pass.ok()) return Finish(context, pass.status());
   if (worker_.tokenizer == nullptr) return Finish(context, worker_.tokenizer_error);
+  const auto literal = LiteralRanges(request->literal(), request->text().size());
+  if (!literal.ok()) return Finish(context, literal.status());
   for (int32_t token :
        worker_.tokenizer->Encode(request->text(), {.add_bos = request->add_special(),
                                                   .add_eos = request->add_end(),
-                                                  .parse_special = !request->plain_text()})) {
+                                                  .parse_special = !request->plain_text(),
+                                                  .literal = *literal})) {
     response->add_tokens(token);
   }
   return Finish(context, absl::OkStatus());

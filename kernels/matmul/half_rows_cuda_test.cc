@@ -129,22 +129,23 @@ TEST_F(HalfRowsTest, ScalesRowsAndAddsBias) {
     const std::vector<float> y = MakeActivations(kRows, rows, stride, 1);
     const std::vector<float> bias = MakeActivations(1, rows, rows, 2), scale = {1, 4, 0.5f};
     DeviceArray<float> device_bias(bias), device_scale(scale);
-    for (bool biased : {false, true}) {
-      for (bool scaled : {false, true}) {
-        DeviceArray<float> device_y(y);
-        ScaleRowsAddBias(scaled ? device_scale.data() : nullptr,
-                         biased ? device_bias.data() : nullptr, device_y.data(), stride, kRows,
-                         rows, nullptr);
-        ASSERT_EQ(cudaGetLastError(), cudaSuccess);
-        const std::vector<float> out = device_y.ToHost();
-        for (int i = 0; i < kRows; ++i) {
-          for (int64_t r = 0; r < rows; ++r) {
-            const float expected =
-                y[i * stride + r] * (scaled ? scale[i] : 1.0f) + (biased ? bias[r] : 0.0f);
-            ASSERT_EQ(out[i * stride + r], expected) << i << ", " << r;
-          }
-          for (int64_t r = rows; r < stride; ++r) ASSERT_TRUE(std::isnan(out[i * stride + r]));
+    DeviceArray<float> device_factor(std::vector<float>{0.25f});
+    for (int variant = 0; variant < 8; ++variant) {
+      const bool biased = variant & 1, scaled = variant & 2;
+      const float factor = variant & 4 ? 0.25f : 1.0f;
+      DeviceArray<float> device_y(y);
+      ScaleRowsAddBias(
+          scaled ? device_scale.data() : nullptr, factor != 1 ? device_factor.data() : nullptr,
+          biased ? device_bias.data() : nullptr, device_y.data(), stride, kRows, rows, nullptr);
+      ASSERT_EQ(cudaGetLastError(), cudaSuccess);
+      const std::vector<float> out = device_y.ToHost();
+      for (int i = 0; i < kRows; ++i) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const float expected =
+              y[i * stride + r] * ((scaled ? scale[i] : 1.0f) * factor) + (biased ? bias[r] : 0.0f);
+          ASSERT_EQ(out[i * stride + r], expected) << i << ", " << r;
         }
+        for (int64_t r = rows; r < stride; ++r) ASSERT_TRUE(std::isnan(out[i * stride + r]));
       }
     }
   }

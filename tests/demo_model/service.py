@@ -7,9 +7,10 @@ from harness import CALL_SECONDS, Generation, generate
 from gguf_offload.v1 import inference_pb2
 
 
-def tokenize(stub, text):
-    """The ids of `text`; special tokens in it are parsed."""
-    return list(stub.Tokenize(inference_pb2.TokenizeRequest(text=text.encode()),
+def tokenize(stub, text, plain_text=False):
+    """The ids of `text`; special tokens in it are parsed, unless it is plain."""
+    return list(stub.Tokenize(inference_pb2.TokenizeRequest(text=text.encode(),
+                                                            plain_text=plain_text),
                               timeout=CALL_SECONDS).tokens)
 
 

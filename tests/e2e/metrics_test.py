@@ -181,7 +181,7 @@ class CountsTest(ScrapedTest):
         evaluate.tokens.ids.extend([5, 6, 7, 8])
         self.assertEqual(len(list(self.stub(self.worker, 'inference').Evaluate(evaluate))), 4)
         with self.assertRaises(grpc.RpcError):
-            self.generate(self.worker, tokens=[5] * 5000)
+            list(generate(self.stub(self.worker, 'inference'), tokens=[5] * 5000))
         self.assertEqual(len(self.generate(self.remote, max_tokens=2).ids), 2)
         self.stub(self.worker, 'diagnostics').Ping(diagnostics_pb2.PingRequest())
 

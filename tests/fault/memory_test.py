@@ -63,7 +63,7 @@ class HostMemoryTest(MemoryCases):
                                    f'--kv-tokens={KV_TOKENS}')
         stub = self.stub(worker, 'inference')
         with self.assertRaises(grpc.RpcError) as caught:
-            self.ids(stub, 0, tokens=KV_TOKENS + 100)
+            list(generate(stub, tokens=[5] * (KV_TOKENS + 1)))
         self.assertEqual(caught.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
         self.assertRegex(caught.exception.details(), r'needs \d+ KV cache pages of \d+ there are')
         # Together they need three times what there is: they take turns.

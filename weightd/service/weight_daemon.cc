@@ -25,13 +25,6 @@ void AddFolders(const std::string& path, bool is_folder, std::vector<std::string
 }
 
 void Configure(grpc::ServerBuilder& builder) {
-  // A peer that has vanished without closing its connection, or that has been stopped, is noticed;
-  // with the connection go its leases and streams.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
-  // Workers check on the daemon in the same way.
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 256);
   // Requests are small; hints of many ranges are the largest.
   builder.SetMaxReceiveMessageSize(4 << 20);

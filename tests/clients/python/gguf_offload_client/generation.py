@@ -229,7 +229,8 @@ class Generation:
         if self._request.WhichOneof('prompt') == 'text':
             answer = stub.Tokenize(
                 inference_pb2.TokenizeRequest(text=self._request.text.encode(), add_special=True,
-                                              plain_text=self._request.plain_text),
+                                              plain_text=self._request.plain_text,
+                                              literal=self._request.literal),
                 timeout=self._attempts.remaining(), metadata=self.metadata)
             self._request.tokens.ids[:] = answer.tokens
         return list(self._request.tokens.ids)

@@ -250,10 +250,11 @@ export class Generation implements AsyncIterable<Piece> {
 
   // The prompt's token ids.
   private async prompt(client: grpc.Client): Promise<number[]> {
-    const {text, tokens, plain_text} = this.request;
+    const {text, tokens, plain_text, literal} = this.request;
     if (tokens?.ids) return tokens.ids;
-    const answer = await this.ask(client, InferenceService.Tokenize,
-                                  {text: Buffer.from(text ?? ''), add_special: true, plain_text});
+    const answer = await this.ask(
+        client, InferenceService.Tokenize,
+        {text: Buffer.from(text ?? ''), add_special: true, plain_text, literal});
     return answer.tokens;
   }
 
